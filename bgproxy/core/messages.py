@@ -1,0 +1,104 @@
+"""What supervisor and worker say to each other on the control socket: one JSON object a line.
+
+Requests carry no truth of their own: the live word and the counters are in shared memory, a message only says "look".
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from bgproxy.core.model import PoolTable
+from bgproxy.core.settings import WorkerSettings
+
+MAX_LINE = 4 * 1024 * 1024  # bytes; a table of 512 upstreams needs about 100 KB
+
+
+class Configure(msgspec.Struct, frozen=True, tag="configure"):
+    """Supervisor → worker: serve with these; answered by TableAccepted."""
+
+    settings: WorkerSettings
+    table: PoolTable
+
+
+class Published(msgspec.Struct, frozen=True, tag="published"):
+    """Supervisor → worker: the live word has moved, look at it; answered by Seen."""
+
+    epoch: int
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Supervisor → worker: stop accepting, finish within `timeout_s`, report Drained, leave."""
+
+    timeout_s: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """Worker → supervisor: accepting connections on every listener."""
+
+    pid: int
+
+
+class TableAccepted(msgspec.Struct, frozen=True, tag="table_accepted"):
+    """Worker → supervisor: every request from now on is spread over this table."""
+
+    version: int
+
+
+class Seen(msgspec.Struct, frozen=True, tag="seen"):
+    """Worker → supervisor: every request from now on goes to the colour of this epoch (or a later one)."""
+
+    epoch: int
+
+
+class Ejected(msgspec.Struct, frozen=True, tag="ejected"):
+    """Worker → supervisor: `failures` consecutive connects to an upstream failed; this worker leaves it out for `for_s`."""
+
+    colour: int
+    index: int
+    failures: int
+    for_s: float
+    error: str
+
+
+class Drained(msgspec.Struct, frozen=True, tag="drained"):
+    """Worker → supervisor: no connection is left; what had to be cut at the deadline."""
+
+    cut_requests: int
+    cut_streams: int
+
+
+ToWorker: TypeAlias = Configure | Published | Drain
+ToSupervisor: TypeAlias = Ready | TableAccepted | Seen | Ejected | Drained
+
+_encode = msgspec.json.Encoder().encode
+_decode_to_worker = msgspec.json.Decoder(ToWorker).decode
+_decode_to_supervisor = msgspec.json.Decoder(ToSupervisor).decode
+
+
+class LineSplitter:
+    """Bytes in, whole lines out; a line over MAX_LINE is a ValueError."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE:
+            raise ValueError(f"a control message is longer than {MAX_LINE} bytes")
+        return lines
+
+
+def encode(message: ToWorker | ToSupervisor) -> bytes:
+    return _encode(message) + b"\n"
+
+
+def decode_to_worker(line: bytes) -> ToWorker:
+    """msgspec.DecodeError says what was expected."""
+    return _decode_to_worker(line)
+
+
+def decode_to_supervisor(line: bytes) -> ToSupervisor:
+    """msgspec.DecodeError says what was expected."""
+    return _decode_to_supervisor(line)

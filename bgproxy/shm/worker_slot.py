@@ -1,0 +1,158 @@
+"""What one worker tells the supervisor, without a message: gauges, counters, a latency histogram.
+
+The worker alone writes its slot while it lives. When the supervisor has seen it dead, it clears the gauges and hands
+the slot to the replacement; counters go on, so their sums never step back.
+
+Offsets are constants so that the hot path can say `cells[IN_FLIGHT + colour] += 1` (27-70 ns).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bgproxy.shm.health_board import UPSTREAM_ROWS
+
+# --- gauges: cleared for a replacement -------------------------------------------------------------------------------
+PID = 0
+EPOCH_SEEN = 1
+HEARTBEAT_NS = 2  # CLOCK_MONOTONIC, the same in every process
+LAG_NS = 3  # how late the last coarse tick came
+TABLE_VERSION = 4
+CLIENT_CONNECTIONS = 5
+IN_FLIGHT = 8  # + colour; exchanges that are not streams
+TUNNELS = 10  # + colour; upgraded connections
+EVENT_STREAMS = 12  # + colour; text/event-stream responses
+PARKED = 14  # + colour; idle upstream connections
+UPSTREAM_CONNECTIONS = 16  # + colour; all upstream connections
+WAITING = 18  # + colour; exchanges waiting for an upstream connection
+BUFFERED_BYTES = 20
+GAUGE_CELLS = 64
+
+# --- counters: only go up --------------------------------------------------------------------------------------------
+COUNTERS = GAUGE_CELLS
+CONNECTIONS_TOTAL = COUNTERS
+CONNECTS = COUNTERS + 2  # + colour
+REUSES = COUNTERS + 4  # + colour
+RETRIES = COUNTERS + 6  # + colour
+REQUEST_BYTES = COUNTERS + 8  # + colour
+RESPONSE_BYTES = COUNTERS + 10  # + colour
+TUNNELS_TOTAL = COUNTERS + 12  # + colour
+ACCESS_LOG_DROPPED = COUNTERS + 14
+
+REJECTIONS = (
+    "bad_request",
+    "head_too_large",
+    "target_too_long",
+    "body_too_large",
+    "unsupported",  # 405, 417, 501, 505
+    "header_timeout",
+    "body_timeout",
+    "write_timeout",
+    "connections",
+    "draining",
+)
+REJECTED = COUNTERS + 32  # + index in REJECTIONS: refused before a colour was chosen, or cut by a limit
+
+UPSTREAM_ERRORS = (
+    "no_healthy_upstream",
+    "connect_refused",
+    "connect_timeout",
+    "connect_failed",
+    "closed_before_response",
+    "response_timeout",
+    "bad_response",
+    "response_truncated",
+    "response_idle",
+    "queue_full",
+    "queue_timeout",
+    "client_gone",
+)
+_ERROR_ROW = 16
+ERRORS = REJECTED + 32  # + colour * _ERROR_ROW + index in UPSTREAM_ERRORS
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "OTHER")
+CODE_ROW = 600  # one cell per status code, 0..599
+COLOUR_REQUESTS = len(METHODS) * CODE_ROW
+REQUESTS = ERRORS + 2 * _ERROR_ROW  # + colour * COLOUR_REQUESTS + method * CODE_ROW + code
+
+# A latency bucket is found by bit_length: 8 sub-buckets per power of two of 1.024 µs units, at most 12.5 % wide.
+BUCKETS = 256
+CODE_CLASSES = 6  # 0 = no answer, 1xx .. 5xx
+_HISTOGRAM_ROW = BUCKETS + 1  # the last cell is the sum in ns
+COLOUR_HISTOGRAMS = CODE_CLASSES * _HISTOGRAM_ROW
+HISTOGRAM = REQUESTS + 2 * COLOUR_REQUESTS  # + colour * COLOUR_HISTOGRAMS + class * HISTOGRAM_ROW + bucket
+HISTOGRAM_ROW = _HISTOGRAM_ROW
+HISTOGRAM_SUM = BUCKETS
+
+# --- per upstream row: two gauges, two counters ----------------------------------------------------------------------
+ROW_IN_FLIGHT, ROW_PARKED, ROW_REQUESTS, ROW_CONNECT_FAILURES = 0, 1, 2, 3
+ROW_CELLS = 4
+ROWS = HISTOGRAM + 2 * COLOUR_HISTOGRAMS  # + (colour * UPSTREAM_ROWS + index) * ROW_CELLS + field
+SLOT_CELLS = -(-(ROWS + 2 * UPSTREAM_ROWS * ROW_CELLS) // 8) * 8  # whole cache lines
+
+
+def bucket_of(duration_ns: int) -> int:
+    """The latency bucket of a duration; everything over 73 minutes shares the last."""
+    units = duration_ns >> 10
+    if units < 16:
+        return units
+    shift = units.bit_length() - 4
+    bucket = (shift << 3) + (units >> shift)
+    return bucket if bucket < BUCKETS else BUCKETS - 1
+
+
+def bucket_upper_s(bucket: int) -> float:
+    """The upper edge of a bucket in seconds."""
+    if bucket < 16:
+        units = bucket + 1
+    else:
+        shift = (bucket >> 3) - 1
+        units = ((bucket & 7) + 9) << shift
+    return units * 1024 / 1e9
+
+
+def row_cell(colour: int, index: int, field: int) -> int:
+    return ROWS + (colour * UPSTREAM_ROWS + index) * ROW_CELLS + field
+
+
+def error_cell(colour: int, reason: str) -> int:
+    return ERRORS + colour * _ERROR_ROW + UPSTREAM_ERRORS.index(reason)
+
+
+def rejected_cell(reason: str) -> int:
+    return REJECTED + REJECTIONS.index(reason)
+
+
+class WorkerSlot:
+    """`cells` is public: the worker counts in it, the supervisor reads it."""
+
+    __slots__ = ("cells",)
+
+    def __init__(self, cells: memoryview) -> None:
+        self.cells = cells
+
+    def hand_over(self) -> None:
+        """Clear what died with the last worker. Only the supervisor, only once that worker is known to be dead."""
+        for cell in range(GAUGE_CELLS):
+            self.cells[cell] = 0
+        for row in range(ROWS, ROWS + 2 * UPSTREAM_ROWS * ROW_CELLS, ROW_CELLS):
+            self.cells[row + ROW_IN_FLIGHT] = 0
+            self.cells[row + ROW_PARKED] = 0
+
+    def requests(self) -> Iterator[tuple[int, str, int, int]]:
+        """(colour, method, code, count) of every combination that was seen."""
+        counts = self.cells[REQUESTS : REQUESTS + 2 * COLOUR_REQUESTS].tolist()
+        for cell, count in enumerate(counts):
+            if count:
+                colour, rest = divmod(cell, COLOUR_REQUESTS)
+                method, code = divmod(rest, CODE_ROW)
+                yield colour, METHODS[method], code, count
+
+    def histogram(self, colour: int, code_class: int) -> tuple[list[int], int]:
+        """Counts per bucket, and the sum of all durations in ns."""
+        start = HISTOGRAM + colour * COLOUR_HISTOGRAMS + code_class * HISTOGRAM_ROW
+        row = self.cells[start : start + HISTOGRAM_ROW].tolist()
+        return row[:BUCKETS], row[HISTOGRAM_SUM]
+
+    def release(self) -> None:
+        self.cells.release()
