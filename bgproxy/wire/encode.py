@@ -1,0 +1,56 @@
+"""What leaves the proxy: heads joined from their pieces, bodies in our own framing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bgproxy.wire.framing import CHUNKED, UNTIL_CLOSE
+from bgproxy.wire.request import RequestHead
+from bgproxy.wire.response import ResponseHead
+
+LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def request(head: RequestHead, forwarding: bytes, request_id_line: bytes) -> bytes:
+    """The head for the upstream. `forwarding` and `request_id_line` are whole lines that begin with CRLF."""
+    head.parts[1] = forwarding
+    head.parts[2] = request_id_line
+    return b"".join(head.parts)
+
+
+def response(head: ResponseHead, added: bytes, connection: bytes, *, chunked: bool) -> bytes:
+    """The head for the client. `added` and `connection` are whole lines that begin with CRLF, or b""."""
+    if chunked:
+        framing = b"\r\nTransfer-Encoding: chunked"
+    else:
+        framing = b"\r\nContent-Length: " + head.length if head.length else b""
+    head.parts[1] = framing + added + connection
+    head.parts.append(b"\r\n\r\n")
+    return b"".join(head.parts)
+
+
+def is_sent_chunked(head: ResponseHead, client_minor: int) -> bool:
+    """A body of unknown length goes out chunked, to a client that knows what that is."""
+    return client_minor == 1 and head.body in (CHUNKED, UNTIL_CLOSE)
+
+
+def interim(head: ResponseHead) -> bytes:
+    """A 1xx response, relayed."""
+    return b"".join((*head.parts, b"\r\n\r\n"))
+
+
+def switching_protocols(head: ResponseHead, protocol: bytes, added: bytes) -> bytes:
+    """A 101, relayed."""
+    head.parts[1] = b"\r\nConnection: Upgrade\r\nUpgrade: " + protocol + added
+    return b"".join((*head.parts, b"\r\n\r\n"))
+
+
+def chunk(pieces: list[bytes]) -> bytes:
+    """All that came at once as one chunk: forty thousand one-byte chunks of a sender do not become as many of ours."""
+    return b"%x\r\n%b\r\n" % (sum(map(len, pieces)), b"".join(pieces) if len(pieces) != 1 else pieces[0])
+
+
+def last_chunk(trailers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    lines = b"".join(b"%b: %b\r\n" % trailer for trailer in trailers)
+    return b"0\r\n" + lines + b"\r\n" if lines else LAST_CHUNK

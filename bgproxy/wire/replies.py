@@ -1,0 +1,28 @@
+"""The proxy's own answers: small, framed, and plain about who answered and why."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+
+def reply(
+    status: int, reason: str, detail: str, *, date: bytes, request_id: bytes = b"", with_body: bool = True, close: bool
+) -> bytes:
+    """A whole response. `reason` is a stable word, `detail` a sentence that gives away no address and no path."""
+    phrase = HTTPStatus(status).phrase
+    about = f" (request {request_id.decode('latin-1')})" if request_id else ""
+    body = f"{status} {phrase}: {detail}{about}\n".encode("latin-1", "replace")
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\n"
+        f"Server: bgproxy\r\n"
+        f"Date: {date.decode()}\r\n"
+        f"X-BG-Reason: {reason}\r\n"
+        f"Content-Type: text/plain; charset=utf-8\r\n"
+        f"Cache-Control: no-store\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        + (f"Retry-After: 1\r\n" if status == 503 else "")
+        + (f"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" if status == 405 else "")
+        + ("Connection: close\r\n" if close else "")
+        + "\r\n"
+    ).encode()
+    return head + body if with_body else head
