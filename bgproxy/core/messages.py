@@ -96,9 +96,11 @@ def encode(message: ToWorker | ToSupervisor) -> bytes:
 
 def decode_to_worker(line: bytes) -> ToWorker:
     """msgspec.DecodeError says what was expected."""
-    return _decode_to_worker(line)
+    message: ToWorker = _decode_to_worker(line)
+    return message
 
 
 def decode_to_supervisor(line: bytes) -> ToSupervisor:
     """msgspec.DecodeError says what was expected."""
-    return _decode_to_supervisor(line)
+    message: ToSupervisor = _decode_to_supervisor(line)
+    return message

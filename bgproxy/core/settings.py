@@ -32,6 +32,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     connect_timeout: float = 2.0
     response_timeout: float = 60.0
     body_idle: float = 300.0
+    stream_idle: float = 3600.0
     idle_timeout: float = 4.0
     max_connections: int = 256
     max_waiting: int = 256

@@ -66,7 +66,7 @@ class Segment:
     def attach(cls, fd: int) -> Segment:
         """Map an inherited segment; SegmentError names what does not fit."""
         size = os.fstat(fd).st_size
-        if size < _HEADER_CELLS * CELL_BYTES:
+        if size < _HEADER_CELLS * CELL_BYTES or size % CELL_BYTES:
             raise SegmentError(f"descriptor {fd} holds {size} bytes: not a bgproxy segment")
         mapping = mmap.mmap(fd, size)
         cells = memoryview(mapping).cast("Q")

@@ -92,7 +92,7 @@ SLOT_CELLS = -(-(ROWS + 2 * UPSTREAM_ROWS * ROW_CELLS) // 8) * 8  # whole cache 
 
 
 def bucket_of(duration_ns: int) -> int:
-    """The latency bucket of a duration; everything over 73 minutes shares the last."""
+    """The latency bucket of a duration; everything over 4.5 hours shares the last."""
     units = duration_ns >> 10
     if units < 16:
         return units

@@ -19,14 +19,15 @@ def request(head: RequestHead, forwarding: bytes, request_id_line: bytes) -> byt
     return b"".join(head.parts)
 
 
-def response(head: ResponseHead, added: bytes, connection: bytes, *, chunked: bool) -> bytes:
-    """The head for the client. `added` and `connection` are whole lines that begin with CRLF, or b""."""
+def response(head: ResponseHead, added: bytes, body: bytes, *, chunked: bool) -> bytes:
+    """The head for the client, and what there is of the body. `added` are whole lines that begin with CRLF, or b""."""
     if chunked:
-        framing = b"\r\nTransfer-Encoding: chunked"
+        head.parts[1] = b"\r\nTransfer-Encoding: chunked" + added
+    elif head.length:
+        head.parts[1] = b"\r\nContent-Length: " + head.length + added
     else:
-        framing = b"\r\nContent-Length: " + head.length if head.length else b""
-    head.parts[1] = framing + added + connection
-    head.parts.append(b"\r\n\r\n")
+        head.parts[1] = added
+    head.parts.append(body)
     return b"".join(head.parts)
 
 
@@ -37,13 +38,13 @@ def is_sent_chunked(head: ResponseHead, client_minor: int) -> bool:
 
 def interim(head: ResponseHead) -> bytes:
     """A 1xx response, relayed."""
-    return b"".join((*head.parts, b"\r\n\r\n"))
+    return b"".join(head.parts)
 
 
 def switching_protocols(head: ResponseHead, protocol: bytes, added: bytes) -> bytes:
     """A 101, relayed."""
     head.parts[1] = b"\r\nConnection: Upgrade\r\nUpgrade: " + protocol + added
-    return b"".join((*head.parts, b"\r\n\r\n"))
+    return b"".join(head.parts)
 
 
 def chunk(pieces: list[bytes]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeAlias
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _TOKEN = re.compile(TOKEN)
@@ -19,19 +20,32 @@ def special_fields(names: Iterable[str], prefixes: Iterable[str] = ()) -> re.Pat
     """The expression that splits a head at these fields.
 
     A `-` in a name also matches `_`: behind CGI-like servers `Content_Length` and `Content-Length` are one variable,
-    so the look-alike must not pass as an unknown field. The look-ahead on the first letter costs one test for the
-    fields that are not special (13 browser fields: 1.3 µs with it, 2.3 µs without).
+    so the look-alike must not pass as an unknown field. The names are spelled as a tree of common beginnings, behind a
+    look-ahead on the first letter: 10 fields of a response take 0.9 µs so, and 2.1 µs as a plain list of names.
     """
-    names, prefixes = sorted(set(names)), sorted(set(prefixes))
-    first = "".join(sorted({c for n in (*names, *prefixes) for c in (n[0].upper(), n[0].lower())}))
-    spelled = [_any_case(n) for n in names] + [_any_case(p) + r"[!#$%&'*+\-.^_`|~0-9A-Za-z]*" for p in prefixes]
-    return re.compile(rf"\r\n(?=[{first}])({'|'.join(spelled)}):[ \t]*([^\r\n]*)".encode())
+    tree: _Tree = {}
+    for name in names:
+        _plant(tree, name.lower(), "")
+    for prefix in prefixes:
+        _plant(tree, prefix.lower(), r"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
+    first = "".join(sorted(tree))
+    return re.compile(rf"\r\n(?=[{first}{first.upper()}])({_spell(tree)}):[ \t]*([^\r\n]*)".encode(), re.IGNORECASE)
 
 
-def _any_case(name: str) -> str:
-    return "".join(
-        f"[{c.upper()}{c.lower()}]" if c.isalpha() else "[-_]" if c in "-_" else re.escape(c) for c in name
-    )
+_Tree: TypeAlias = "dict[str, _Tree]"
+
+
+def _plant(tree: _Tree, name: str, end: str) -> None:
+    for letter in name:
+        tree = tree.setdefault("[-_]" if letter in "-_" else re.escape(letter), {})
+    tree[end] = {}
+
+
+def _spell(tree: _Tree) -> str:
+    if not tree:
+        return ""
+    branches = [letter + _spell(rest) for letter, rest in tree.items()]
+    return branches[0] if len(branches) == 1 else "(?:" + "|".join(sorted(branches, reverse=True)) + ")"
 
 
 def collect(parts: list[bytes]) -> dict[bytes, list[bytes]]:

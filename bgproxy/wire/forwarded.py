@@ -15,7 +15,8 @@ PREFIXES = ("x-forwarded-",)
 def lines(peer: bytes, proto: bytes, host: bytes) -> bytes:
     """Host and forwarding fields for a request of an untrusted peer; each line begins with CRLF."""
     return (
-        b"\r\nHost: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b" % (host, peer, proto, host)
+        b"\r\nHost: %b\r\nX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b"
+        % (host, peer, proto, host)
         + VIA
     )
 

@@ -7,7 +7,9 @@ REQUEST = ("connection", "keep-alive", "proxy-connection", "te", "transfer-encod
 RESPONSE = ("connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade")
 
 # A Connection option can't take these away from the message: they are ours to write, or they frame it.
-NEVER_REMOVED = frozenset((b"close", b"keep-alive", b"upgrade", b"host", b"content-length", b"transfer-encoding", b"te"))
+NEVER_REMOVED = frozenset(
+    (b"close", b"keep-alive", b"upgrade", b"host", b"content-length", b"transfer-encoding", b"te")
+)
 
 _TRAILERS_REFUSED = frozenset(
     b"""age authorization cache-control connection content-encoding content-length content-range content-type cookie date

@@ -1,8 +1,8 @@
 """Is this head valid HTTP/1.1 grammar? llhttp says, at about 0.5 µs a head; what it lets through is judged elsewhere.
 
-No callback per field is defined, so llhttp never calls into Python but once, at the end of a message.
-A checker is shared by all connections of a worker: it is only ever fed whole heads, and starts afresh after any message
-that llhttp does not call complete (a body is to follow), so no head can be mistaken for somebody's body.
+No callback is defined, so llhttp never calls into Python. One parser is shared by all connections of a worker for messages
+that are known to be whole and to leave the connection open; every other head gets a parser of its own. So nothing that
+one message sets going in llhttp (a body to follow, an upgrade, a closed connection) can reach another message.
 """
 
 from __future__ import annotations
@@ -12,48 +12,39 @@ from typing import Any
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 
-class _Ending:
-    """All that llhttp tells us: the message is over."""
+class _Silent:
+    """Defines none of the callbacks."""
 
-    __slots__ = ("complete",)
-
-    def __init__(self) -> None:
-        self.complete = False
-
-    def on_message_complete(self) -> None:
-        self.complete = True
+    __slots__ = ()
 
 
 class GrammarCheck:
-    """`is_valid(message)`: a whole head, with its body only where the body is whole too."""
+    """`make` is one of the httptools parser types."""
 
-    __slots__ = ("_ending", "_feed", "_make")
+    __slots__ = ("_feed_shared", "_make")
 
     def __init__(self, make: Any) -> None:
         self._make = make
-        self._ending = _Ending()
-        self._restart()
+        self._feed_shared = make(_Silent()).feed_data
 
-    def is_valid(self, message: bytes) -> bool:
-        ending = self._ending
-        ending.complete = False
+    def is_whole_message(self, message: bytes) -> bool:
+        """For a message that ends where `message` ends, neither upgrades nor closes: the caller has made sure of it."""
         try:
-            self._feed(message)
-        except HttpParserUpgrade:  # an upgrade or CONNECT: the head was valid
-            self._restart()
-            return True
+            self._feed_shared(message)
         except HttpParserError:
-            self._restart()
+            self._feed_shared = self._make(_Silent()).feed_data
             return False
-        if not ending.complete:
-            self._restart()
         return True
 
-    def _restart(self) -> None:
-        parser = self._make(self._ending)
-        # The checker outlives the connection that `Connection: close` speaks of. No message is read more leniently.
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._feed = parser.feed_data
+    def is_head(self, head: bytes) -> bool:
+        """For any head, whatever is to follow it."""
+        try:
+            self._make(_Silent()).feed_data(head)
+        except HttpParserUpgrade:  # an upgrade or CONNECT: the head was valid
+            return True
+        except HttpParserError:
+            return False
+        return True
 
 
 def request_grammar() -> GrammarCheck:

@@ -20,8 +20,8 @@ def reply(
         f"Content-Type: text/plain; charset=utf-8\r\n"
         f"Cache-Control: no-store\r\n"
         f"Content-Length: {len(body)}\r\n"
-        + (f"Retry-After: 1\r\n" if status == 503 else "")
-        + (f"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" if status == 405 else "")
+        + ("Retry-After: 1\r\n" if status == 503 else "")
+        + ("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" if status == 405 else "")
         + ("Connection: close\r\n" if close else "")
         + "\r\n"
     ).encode()

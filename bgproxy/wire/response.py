@@ -15,7 +15,10 @@ from bgproxy.wire.framing import AMBIGUOUS, UNTIL_CLOSE, response_body
 from bgproxy.wire.parser import response_grammar
 
 _split = special_fields((*hop_by_hop.RESPONSE, "content-length"), ("x-bg-",)).split
+# llhttp would let control characters pass in the reason phrase.
+_status_line = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n").match
 _STATUSES = {b"%d" % status: status for status in range(100, 600)}
+_STATUSES_WITH_BODY = frozenset(range(200, 600)) - {204, 304}
 _LENGTH_SPELLINGS = frozenset((b"Content-Length", b"content-length", b"CONTENT-LENGTH"))
 _EVENT_STREAM = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream", re.IGNORECASE)
 _KEEP_ALIVE_SPELLINGS = frozenset((b"keep-alive", b"Keep-Alive"))
@@ -34,8 +37,8 @@ class BadResponse:
 class ResponseHead:
     """One response head, ready to be encoded.
 
-    `parts` is the head in pieces, to be joined, ending before its empty line: parts[0] begins with the status line,
-    parts[1] is free for what the proxy adds. `body` is a number of bytes, framing.CHUNKED or framing.UNTIL_CLOSE;
+    `parts` is the head in pieces, to be joined: parts[0] begins with the status line, parts[1] is free for what the
+    proxy adds, the last piece ends with the empty line. `body` is a number of bytes, framing.CHUNKED or framing.UNTIL_CLOSE;
     `length` is the Content-Length to be sent, b"" for none (a HEAD answer has one without a body).
     """
 
@@ -66,32 +69,32 @@ class ResponseReader:
     def read(self, head: bytes, data: bytes, method: bytes) -> ReadResponse:
         """`head` ends with its empty line; `data` is what came, from the head on; `method` is that of the request."""
         parts: list[bytes] = _split(head)
-        status = _STATUSES.get(head[9:12], 0)
-        if status < 100 or head[:9] not in (b"HTTP/1.1 ", b"HTTP/1.0 ") or head[12:13] not in (b" ", b"\r"):
+        status_line = _status_line(head)
+        if status_line is None:
             return BadResponse("the status line is not 'HTTP/1.1 <code> <reason>'")
+        status = _STATUSES[status_line[1]]
         pieces = len(parts)
         if (
             (pieces == 4 or (pieces == 7 and _is_keep_alive(parts)))
             and parts[1] in _LENGTH_SPELLINGS
-            and head[7] == 0x31
-            and status >= 200
-            and status != 204
-            and status != 304
+            and head[7] == 0x31  # HTTP/1.1
+            and status in _STATUSES_WITH_BODY
             and method != b"HEAD"
         ):
             length = parts[2]
             if length.isdigit() and len(length) <= 18:  # bytes.isdigit() knows ASCII digits only
                 body = int(length)
-                # With its whole body the checker is at a message boundary again, and need not start afresh.
-                if not self._grammar.is_valid(data if len(head) + body == len(data) else head):
+                whole = len(head) + body == len(data)
+                if not (self._grammar.is_whole_message(data) if whole else self._grammar.is_head(head)):
                     return BadResponse("the response head is not valid HTTP/1.1")
-                parts[1], parts[2], parts[-1] = b"", b"", parts[-1][:-4]
+                parts[1] = parts[2] = b""
                 return ResponseHead(status, body, length, parts)
-        return self._judge(status, method, head, parts)
+        return self._judge(status, method, head)
 
-    def _judge(self, status: int, method: bytes, head: bytes, parts: list[bytes]) -> ReadResponse:
-        if not self._grammar.is_valid(head):
+    def _judge(self, status: int, method: bytes, head: bytes) -> ReadResponse:
+        if not self._grammar.is_head(head):
             return BadResponse("the response head is not valid HTTP/1.1")
+        parts: list[bytes] = _split(head)
         minor = head[7] - 0x30
         found = collect(parts)
         lengths = found.get(b"content-length", [])
@@ -127,9 +130,10 @@ def _is_keep_alive(parts: list[bytes]) -> bool:
 
 def _rebuild(parts: list[bytes], options: list[bytes]) -> list[bytes]:
     pieces = parts[0::3]
-    pieces[-1] = pieces[-1][:-4]
     removed = hop_by_hop.named_by_connection(options)
     if removed:
         pieces = [without(piece, removed) for piece in pieces]
     pieces[0] = b"HTTP/1.1" + pieces[0][8:]
+    if len(pieces) == 1:  # no special field at all: the added lines go before the empty line
+        return [pieces[0][:-4], b"", b"\r\n\r\n"]
     return [pieces[0], b"", *pieces[1:]]

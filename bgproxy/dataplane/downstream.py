@@ -1,0 +1,454 @@
+"""A client connection: reads requests, one at a time, hands each to an exchange, and writes what comes back.
+
+While one request is being answered, what the client sends further (pipelining) is kept up to a bound, and then no longer
+read. After any refusal nothing more is taken as a request on that connection (RFC 9112 section 2.2, 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from bgproxy.dataplane.exchange import DRAINED, Exchange
+from bgproxy.dataplane.linger import linger
+from bgproxy.shm import worker_slot as slot
+from bgproxy.wire import encode, forwarded, hop_by_hop
+from bgproxy.wire.framing import CHUNKED, ChunkedDecoder
+from bgproxy.wire.replies import reply
+from bgproxy.wire.request import Refusal, RequestHead, why_incomplete_is_hopeless
+
+if TYPE_CHECKING:
+    from bgproxy.dataplane.plane import DataPlane
+
+# A client that has half-closed is served as long as response bytes flow; quiet for this long, it is taken for gone.
+HALF_CLOSED_NS: Final = 2_000_000_000
+_RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, and not for a second
+
+
+class Downstream(asyncio.Protocol):
+    """`deadline` as in deadlines.py: the head, the next body bytes, room to write, or the next request.
+
+    `request_done` is True from the last byte of a request on; `must_close` where no further request will be read.
+    """
+
+    __slots__ = (
+        "_body_left",
+        "_buffer",
+        "_decoder",
+        "_eof",
+        "_host",
+        "_lines",
+        "_plane",
+        "_reading_paused",
+        "_write_left",
+        "_writing_paused",
+        "closing",
+        "deadline",
+        "exchange",
+        "must_close",
+        "peer",
+        "request_done",
+        "transport",
+        "trusted",
+        "write",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+        self.exchange: Exchange | None = None
+        self.request_done = True
+        self.must_close = False
+        self.closing = False
+        self.deadline = 0
+        self._buffer = b""  # what came and was not used yet: the beginning of a head, or what is pipelined
+        self._body_left = 0
+        self._decoder: ChunkedDecoder | None = None
+        self._eof = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self._write_left = 0
+        self._host: bytes | None = None
+        self._lines = b""
+
+    # --- the connection ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        plane = self._plane
+        self.transport = transport  # type: ignore[assignment]
+        self.write = self.transport.write  # bound once: one attribute less per request
+        peername = transport.get_extra_info("peername")
+        self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unknown"
+        self.trusted = plane.is_trusted(self.peer)
+        plane.clients.add(self)
+        plane.deadlines.watch(self)
+        plane.cells[slot.CONNECTIONS_TOTAL] += 1
+        if len(plane.clients) > plane.settings.limits.connections:
+            self.refuse(Refusal(503, "connections", "this proxy has as many connections as it may"))
+            return
+        self.deadline = plane.deadlines.now + plane.keep_alive_ns
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._plane.deadlines.forget(self)
+        self._plane.client_lost(self)
+        exchange, self.exchange = self.exchange, None
+        self.closing = True
+        if exchange is not None:
+            exchange.client_gone()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        exchange = self.exchange
+        if exchange is None:
+            return b"\r\n\r\n" in self._buffer  # a whole request that waits for its turn is still answered
+        if not self.request_done:
+            self.exchange = None
+            exchange.client_gone()  # the body will never be complete, and must not look as if it were
+            return False
+        self.deadline = self._plane.deadlines.now + HALF_CLOSED_NS
+        return True
+
+    def close(self) -> None:
+        """Flush, then FIN. A client that does not read gets no longer than the write timeout."""
+        self.closing = True
+        self.deadline = self._plane.deadlines.now + self._plane.write_idle_ns
+        self.transport.close()
+
+    def cut(self, *, reset: bool) -> None:
+        """End in the middle of a response, so that the client can't take it for a whole one.
+
+        Short of its Content-Length or its last chunk the FIN shows it. `reset` where a response ends with the connection:
+        there a FIN would say that it is complete.
+        """
+        self.exchange = None
+        if reset:
+            self.closing = True
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+            self.transport.abort()
+        else:
+            self.close()
+
+    def take_over(self) -> bytes:
+        """The connection becomes a tunnel; what had come behind the request goes there."""
+        self.exchange = None
+        self.closing = True  # not ours to close when the worker drains: the tunnel ends by itself, or is cut
+        early, self._buffer = self._buffer, b""
+        return early
+
+    def abandon(self) -> None:
+        """Cut at the end of a drain; what was running is logged as such."""
+        exchange, self.exchange = self.exchange, None
+        self.closing = True
+        self.transport.abort()
+        if exchange is not None:
+            exchange.client_gone(DRAINED)
+
+    def drain(self) -> None:
+        """No further request. One that is being read or answered is finished."""
+        if self.exchange is None and not self._buffer and not self.closing:
+            self.close()
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self.exchange is None:
+            self._read_head(self._buffer + data if self._buffer else data)
+        elif self.request_done:
+            self._keep_pipelined(data)
+        else:
+            self._buffer = self._buffer + data if self._buffer else data
+            self._read_body()
+
+    def _read_head(self, data: bytes) -> None:
+        plane = self._plane
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 5:
+            if end == 4:
+                self._read_after_empty_lines(data)
+            else:
+                self._await_rest_of_head(data)
+            return
+        if end == len(data):
+            head, self._buffer = data, b""
+        else:
+            head, self._buffer = data[:end], data[end:]
+        request = (
+            plane.requests.read(head)
+            if end <= plane.head_bytes
+            else Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes")
+        )
+        if request.__class__ is Refusal:
+            self.refuse(request, request_head=head)  # type: ignore[arg-type]
+            return
+        self.exchange = exchange = Exchange(plane, self, request)  # type: ignore[arg-type]
+        self.deadline = 0
+        if exchange.request.body:
+            self._begin_body(exchange, exchange.request)
+        else:
+            exchange.begin()
+            if self._buffer and self.exchange is not None:
+                self._keep_pipelined(b"")
+
+    def _read_after_empty_lines(self, data: bytes) -> None:
+        """RFC 9112 2.2: a client may send some before its request line."""
+        self._buffer = b""
+        rest = data.lstrip(b"\r\n")
+        if rest:
+            self._read_head(rest)
+
+    def _await_rest_of_head(self, data: bytes) -> None:
+        plane = self._plane
+        if len(data) > plane.head_bytes:
+            self.refuse(Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes"))
+            return
+        if b"\r\n" not in data and len(data) > plane.settings.limits.target_bytes + 32:
+            self.refuse(Refusal(414, "target_too_long", "the request target is too long"))
+            return
+        if not data.strip(b"\r\n"):  # empty lines behind the last request are not the beginning of one
+            self._buffer = b""
+            return
+        refusal = why_incomplete_is_hopeless(data)
+        if refusal:
+            self.refuse(refusal)
+            return
+        if not self._buffer:  # once per head: a dripped byte does not extend it
+            self.deadline = plane.clock() + plane.header_ns
+        self._buffer = data
+
+    def _keep_pipelined(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) > self._plane.head_bytes or self._buffer.count(b"\r\n\r\n") >= self._plane.pipeline:
+            self._pause_reading()
+
+    # --- request bodies ----------------------------------------------------------------------------------------------
+
+    def _begin_body(self, exchange: Exchange, request: RequestHead) -> None:
+        limit = self._plane.settings.limits.body_bytes
+        if 0 < limit < request.body:
+            self.exchange = None
+            self.refuse(Refusal(413, "body_too_large", f"the request body is larger than {limit} bytes"))
+            return
+        self.request_done = False
+        self._decoder = ChunkedDecoder() if request.body == CHUNKED else None
+        self._body_left = request.body
+        self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
+        exchange.begin()
+        if self.exchange is exchange and exchange.upstream is None:
+            self._pause_reading()  # no connection yet: what came waits in the buffer, the rest in the kernel
+
+    def pause_body(self) -> None:
+        """The upstream does not keep up."""
+        if not self.request_done:
+            self.deadline = 0
+            self._pause_reading()
+
+    def resume_body(self) -> None:
+        if self.request_done:
+            return
+        self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
+        self._resume_reading()
+        if self._buffer:
+            self._read_body()
+
+    def _read_body(self) -> None:
+        exchange = self.exchange
+        if exchange is None or exchange.upstream is None:
+            self._pause_reading()
+            return
+        self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
+        data, self._buffer = self._buffer, b""
+        if self._decoder is not None:
+            self._read_chunked(exchange, self._decoder, data)
+            return
+        left = self._body_left - len(data)
+        if left > 0:
+            self._body_left = left
+            exchange.send_body(data)
+            return
+        if left < 0:
+            data, self._buffer = data[: self._body_left], data[self._body_left :]
+        exchange.send_body(data)
+        self._end_body(exchange)
+
+    def _read_chunked(self, exchange: Exchange, decoder: ChunkedDecoder, data: bytes) -> None:
+        end = decoder.feed(data)
+        if end == ChunkedDecoder.BAD:
+            decoder.pieces.clear()
+            exchange.client_failed(400, "bad_request", "the chunked request body is malformed")
+            return
+        if decoder.pieces:
+            pieces, decoder.pieces = decoder.pieces, []
+            self._body_left += sum(map(len, pieces))
+            limit = self._plane.settings.limits.body_bytes
+            if 0 < limit <= self._body_left:  # it began at CHUNKED, which is -1
+                exchange.client_failed(413, "body_too_large", f"the request body is larger than {limit} bytes")
+                return
+            exchange.send_body(encode.chunk(pieces))
+        if end >= 0:
+            exchange.send_body(encode.last_chunk(hop_by_hop.passing_trailers(decoder.trailers)))
+            self._buffer = data[end:]
+            self._end_body(exchange)
+
+    def _end_body(self, exchange: Exchange) -> None:
+        self.request_done = True
+        self._decoder = None
+        self.deadline = 0
+        exchange.end_body()
+        if self._buffer:
+            self._keep_pipelined(b"")
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def forwarding(self, request: RequestHead) -> bytes:
+        """Whole lines about where this request comes from, with its Host."""
+        host = request.host
+        if host == self._host and (request.found is None or not self.trusted):
+            return self._lines  # a client keeps to one host
+        host = host or self._own_address()
+        if request.found is not None and self.trusted:
+            return forwarded.lines_behind_proxy(self.peer, b"http", host, request.found)
+        self._host, self._lines = request.host, forwarded.lines(self.peer, b"http", host)
+        return self._lines
+
+    def given_request_id(self, request: RequestHead) -> bytes:
+        """The id that a trusted proxy gave this request, or b""."""
+        if request.found is None or not self.trusted:
+            return b""
+        ids = request.found.get(self._plane.requests.request_id_field)
+        return ids[0] if ids else b""
+
+    def _own_address(self) -> bytes:
+        """For the Host of an HTTP/1.0 request without one: the address that the client used."""
+        sockname = self.transport.get_extra_info("sockname")
+        if not isinstance(sockname, tuple):
+            return b"localhost"
+        host = f"[{sockname[0]}]" if ":" in sockname[0] else sockname[0]
+        return f"{host}:{sockname[1]}".encode()
+
+    def closes_after_this(self) -> bool:
+        """Will the answer to the current request be the last on this connection?"""
+        exchange = self.exchange
+        return (
+            self.must_close
+            or not self.request_done
+            or self._plane.draining
+            or (exchange is not None and not exchange.request.keep_alive)
+        )
+
+    def relay(self, data: bytes) -> None:
+        self.write(data)
+        if self._eof:
+            self.deadline = self._plane.deadlines.now + HALF_CLOSED_NS
+
+    def exchange_over(self, *, close: bool) -> None:
+        """The response is written. Next request, or goodbye."""
+        self.exchange = None
+        if close or self._plane.draining:
+            self.must_close = True
+            if self.request_done and not self._buffer:
+                self.close()
+            else:
+                linger(self._plane, self)
+            return
+        if self._writing_paused:
+            return  # resume_writing goes on: answers are not piled up for a client that does not read
+        self.deadline = self._plane.deadlines.now + self._plane.keep_alive_ns
+        if self._buffer or self._eof:
+            self._plane.loop.call_soon(self._next_request)
+        elif self._reading_paused:
+            self._resume_reading()
+
+    def _next_request(self) -> None:
+        if self.exchange is not None or self.closing:
+            return
+        if b"\r\n\r\n" not in self._buffer and self._eof:
+            self.close()
+            return
+        self._resume_reading()
+        if self._buffer:
+            buffer, self._buffer = self._buffer, b""
+            self._read_head(buffer)
+
+    def refuse(self, refusal: Refusal, *, request_head: bytes = b"") -> None:
+        """Answer ourselves and read no further request here."""
+        plane = self._plane
+        plane.cells[slot.rejected_cell(refusal.reason)] += 1
+        self.write(
+            reply(
+                refusal.status,
+                refusal.reason,
+                refusal.detail,
+                date=plane.http_date,
+                with_body=not request_head.startswith(b"HEAD "),
+                close=True,
+            )
+        )
+        self._buffer = b""
+        linger(plane, self)
+
+    # --- time and flow -----------------------------------------------------------------------------------------------
+
+    def on_deadline(self, now: int) -> None:
+        exchange = self.exchange
+        if self.closing:
+            self.transport.abort()
+        elif self._writing_paused:
+            self._on_write_deadline(now)
+        elif exchange is None:
+            self._on_idle_deadline()
+        elif not self.request_done:
+            exchange.client_failed(408, "body_timeout", "the request body did not arrive in time")
+        elif self._eof:
+            self.transport.abort()
+
+    def _on_write_deadline(self, now: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < self._write_left:  # slow, but reading
+            self._write_left = left
+            self.deadline = now + self._plane.write_idle_ns
+            return
+        self._plane.cells[slot.rejected_cell("write_timeout")] += 1
+        self.transport.abort()
+
+    def _on_idle_deadline(self) -> None:
+        if self._buffer:
+            self.refuse(Refusal(408, "header_timeout", "the request head did not arrive in time"))
+        else:
+            self.close()
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The client does not keep up."""
+        self._writing_paused = True
+        self._write_left = self.transport.get_write_buffer_size()
+        self.deadline = self._plane.deadlines.now + self._plane.write_idle_ns
+        exchange = self.exchange
+        if exchange is not None and exchange.upstream is not None:
+            exchange.upstream.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        exchange = self.exchange
+        if self.closing:
+            return
+        if exchange is None:
+            self.deadline = self._plane.deadlines.now + self._plane.keep_alive_ns
+            self._next_request()
+            return
+        self.deadline = 0 if self.request_done else self._plane.deadlines.now + self._plane.client_body_ns
+        if exchange.upstream is not None:
+            exchange.upstream.resume_reading()

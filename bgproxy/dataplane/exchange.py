@@ -1,0 +1,355 @@
+"""One request and its response: which colour, which upstream, what is sent where, and how it ended.
+
+The live word is read once, in the same tick in which the request is counted as in flight. Whatever happens afterwards,
+retries included, happens inside the pool of that colour.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bgproxy.core import failure as failures
+from bgproxy.core.failure import Failure
+from bgproxy.core.retry import IDEMPOTENT, may_send_again, may_try_another_upstream
+from bgproxy.dataplane.tunnel import Tunnel
+from bgproxy.shm import worker_slot as slot
+from bgproxy.wire import encode, hop_by_hop, upgrade
+from bgproxy.wire.replies import reply
+
+if TYPE_CHECKING:
+    from bgproxy.dataplane.downstream import Downstream
+    from bgproxy.dataplane.plane import DataPlane
+    from bgproxy.dataplane.server import Server
+    from bgproxy.dataplane.upstream import UpstreamConnection
+    from bgproxy.wire.request import RequestHead
+    from bgproxy.wire.response import ResponseHead
+
+_REQUEST_CELLS = {
+    name.encode(): tuple(slot.REQUESTS + colour * slot.COLOUR_REQUESTS + row * slot.CODE_ROW for colour in (0, 1))
+    for row, name in enumerate(slot.METHODS)
+}
+_OTHER_CELLS = _REQUEST_CELLS[b"OTHER"]
+_HISTOGRAM_ROWS = tuple(
+    tuple(
+        slot.HISTOGRAM + colour * slot.COLOUR_HISTOGRAMS + code * slot.HISTOGRAM_ROW
+        for code in range(slot.CODE_CLASSES)
+    )
+    for colour in (0, 1)
+)
+_ERROR_CELLS = {f.reason: tuple(slot.error_cell(colour, f.reason) for colour in (0, 1)) for f in failures.ALL}
+
+# How an exchange ended, in the access log.
+OK, CLIENT_ABORT, UPSTREAM_RESET, TIMEOUT, DRAINED = "ok", "client_abort", "upstream_reset", "timeout", "drained"
+
+
+class Exchange:
+    """Lives from the end of a request head to the end of its response.
+
+    `word` is the live word it was dispatched under; `upstream` the connection it is on, None before; `status` is 0 until
+    a response head has been sent, and from then on the response can only be completed or cut.
+    """
+
+    __slots__ = (
+        "_ends_with_connection",
+        "_gauge",
+        "_head",
+        "_plane",
+        "_resent",
+        "_sends_chunked",
+        "attempts",
+        "client",
+        "is_over",
+        "replayable",
+        "request",
+        "request_bytes",
+        "request_id_line",
+        "response_bytes",
+        "server",
+        "started",
+        "status",
+        "termination",
+        "trailers",
+        "upstream",
+        "waiting_until",
+        "was_reused",
+        "word",
+    )
+
+    def __init__(self, plane: DataPlane, client: Downstream, request: RequestHead) -> None:
+        self._plane = plane
+        self.client = client
+        self.request = request
+        self.started = plane.clock()
+        self.is_over = False
+        self.waiting_until = 0
+        self.upstream: UpstreamConnection | None = None
+        self.server: Server | None = None
+        self.status = 0
+        self.response_bytes = 0
+        self.request_bytes = 0
+        self.attempts = 1
+        self.was_reused = False
+        self._resent = False
+        self.replayable = request.body == 0 and request.method in IDEMPOTENT
+        self.termination = OK
+        self._gauge = slot.IN_FLIGHT
+        self._sends_chunked = False
+        self._ends_with_connection = False
+        self.trailers: list[tuple[bytes, bytes]] = []
+
+    # --- towards the upstream ----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Choose the colour and be counted under it: one block, nothing may come between."""
+        plane = self._plane
+        self.word = word = plane.live[0]
+        colour = word & 1
+        plane.cells[slot.IN_FLIGHT + colour] += 1
+
+        client, request = self.client, self.request
+        given = client.given_request_id(request) if request.found is not None else b""
+        self.request_id_line = line = plane.request_id_line(given) if given else plane.new_request_id_line()
+        self._head = encode.request(request, client.forwarding(request), line)
+        server = plane.pools[colour].pick()
+        if server is None:
+            self.failed(failures.NO_HEALTHY_UPSTREAM)
+            return
+        self.server = server
+        server.serve(self)
+
+    def send_on(self, connection: UpstreamConnection, *, reused: bool) -> None:
+        """A connection is there: send the head, and let the body follow."""
+        self.upstream = connection
+        self.was_reused = reused
+        connection.exchange = self
+        connection.write(self._head)
+        if self.client.request_done:
+            # On a parked connection this is still the tick in which the request came.
+            begun = self.started if reused and self.attempts == 1 else self._plane.clock()
+            connection.deadline = begun + self._plane.response_ns
+        else:
+            connection.deadline = 0  # runs from the end of the upload
+            self.client.resume_body()
+
+    @property
+    def request_id(self) -> bytes:
+        """Only for answers of our own and for the log; the line is what is sent."""
+        return self.request_id_line.partition(b": ")[2]
+
+    @property
+    def body_idle_ns(self) -> int:
+        return self._plane.stream_idle_ns if self._gauge == slot.EVENT_STREAMS else self._plane.body_idle_ns
+
+    def send_body(self, data: bytes) -> None:
+        self.request_bytes += len(data)
+        if self.upstream is not None:
+            self.upstream.write(data)
+
+    def end_body(self) -> None:
+        if self.upstream is not None:
+            self.upstream.deadline = self._plane.clock() + self._plane.response_ns
+
+    # --- attempts that failed ----------------------------------------------------------------------------------------
+
+    def connect_failed(self, failure: Failure) -> None:
+        """Nothing was sent: another upstream of the same pool may take it, whatever the method."""
+        self._count_error(failure)
+        if may_try_another_upstream(failure, self.attempts, self._plane.settings.upstream.retries):
+            first = self.server
+            assert first is not None
+            other = self._plane.pools[self.word & 1].pick_other((first,))
+            if other is not None:
+                self.attempts += 1
+                self._plane.cells[slot.RETRIES + (self.word & 1)] += 1
+                first.in_flight -= 1
+                self.server = other
+                other.serve(self)
+                return
+        self._end_with(failure)
+
+    def failed(self, failure: Failure, detail: str = "") -> None:
+        """The upstream side is lost. Before the response head: send again, or answer ourselves. After it: cut."""
+        if self.is_over:
+            return
+        connection, self.upstream = self.upstream, None
+        self._count_error(failure)
+        if (
+            connection is not None
+            and connection.nothing_received
+            and self.status == 0
+            and may_send_again(
+                failure,
+                self.request.method,
+                has_body=self.request.body != 0,
+                reused=self.was_reused,
+                resent=self._resent,
+            )
+        ):
+            assert self.server is not None
+            self._resent = True
+            self.attempts += 1
+            self._plane.cells[slot.RETRIES + (self.word & 1)] += 1
+            self.server.serve_fresh(self)
+            return
+        self._end_with(failure, detail)
+
+    def _end_with(self, failure: Failure, detail: str = "") -> None:
+        self.termination = TIMEOUT if failure.status == 504 else UPSTREAM_RESET
+        if self.status:
+            self._finish()
+            self.client.cut(reset=self._ends_with_connection)
+            return
+        self._answer(failure.status, failure.reason, detail or failure.detail)
+
+    def _answer(self, status: int, reason: str, detail: str) -> None:
+        """Our own response in place of the upstream's."""
+        client = self.client
+        close = client.closes_after_this()
+        answer = reply(
+            status,
+            reason,
+            detail,
+            date=self._plane.http_date,
+            request_id=self.request_id,
+            with_body=self.request.method != b"HEAD",
+            close=close,
+        )
+        self.status = status
+        self.response_bytes = len(answer)
+        client.write(answer)
+        self._finish()
+        client.exchange_over(close=close)
+
+    # --- towards the client ------------------------------------------------------------------------------------------
+
+    def interim(self, response: ResponseHead) -> None:
+        """1xx: passed on, but 100 only to who asked, and none to HTTP/1.0 (RFC 9110 15.2)."""
+        wanted = response.status != 100 or self.request.expects_continue
+        if self.request.minor == 1 and wanted:
+            self.client.write(encode.interim(response))
+
+    def respond(self, response: ResponseHead, body: bytes) -> None:
+        """The final head, and the beginning of the body or all of it."""
+        client, request, plane = self.client, self.request, self._plane
+        self.status = response.status
+        chunked = False
+        if response.body < 0:
+            chunked = self._sends_chunked = request.minor == 1
+            self._ends_with_connection = not chunked
+            if response.is_event_stream:
+                self._become(slot.EVENT_STREAMS)
+        word = self.word
+        added = plane.exposed_lines if plane.exposed_word == word else plane.expose(word)
+        if (
+            client.must_close
+            or not (client.request_done and request.keep_alive)
+            or plane.draining
+            or self._ends_with_connection
+        ):
+            client.must_close = True
+            added += b"\r\nConnection: close"
+        elif request.minor == 0:
+            added += b"\r\nConnection: keep-alive"
+        data = encode.response(response, added, body, chunked=chunked)
+        self.response_bytes = len(data)
+        client.write(data)
+
+    def relay(self, data: bytes) -> None:
+        self.relay_pieces([data])
+
+    def relay_pieces(self, pieces: list[bytes]) -> None:
+        """Body bytes, framed for the client, in the same tick in which they came."""
+        if self._sends_chunked:
+            data = encode.chunk(pieces)
+        else:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self.response_bytes += len(data)
+        self.client.relay(data)
+
+    def response_complete(self) -> None:
+        """The upstream's response has ended where it said it would."""
+        client = self.client
+        if self._sends_chunked:
+            client.write(encode.last_chunk(hop_by_hop.passing_trailers(self.trailers)))
+        self._finish()
+        client.exchange_over(close=client.must_close)
+
+    def switch_protocols(self, response: ResponseHead, early: bytes) -> bool:
+        """101: from here on a tunnel. False where nobody asked for this protocol."""
+        offer = self.request.upgrade
+        if not upgrade.is_accepted(offer, response.options, response.upgrade) or self.upstream is None:
+            return False
+        self.status = 101
+        self.client.write(encode.switching_protocols(response, offer, self._plane.expose(self.word)))
+        self._become(slot.TUNNELS)
+        self._plane.cells[slot.TUNNELS_TOTAL + (self.word & 1)] += 1
+        Tunnel(self._plane, self, self.client, self.upstream).open(early)
+        return True
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def client_failed(self, status: int, reason: str, detail: str) -> None:
+        """The client broke its own request: the upstream's copy is never completed."""
+        self._drop_upstream()
+        self.termination = TIMEOUT if status == 408 else CLIENT_ABORT
+        self._plane.cells[slot.rejected_cell(reason)] += 1
+        if self.status:
+            self._finish()
+            self.client.cut(reset=self._ends_with_connection)
+            return
+        self._answer(status, reason, detail)
+
+    def client_gone(self, termination: str = CLIENT_ABORT) -> None:
+        """Nobody is left to answer: 499, and the upstream learns of it by its connection being closed."""
+        if self.is_over:
+            return
+        self._drop_upstream()
+        self.termination = termination
+        self._count_error(failures.CLIENT_GONE)
+        if self.status == 0:
+            self.status = failures.CLIENT_GONE.status
+        self._finish()
+
+    def _drop_upstream(self) -> None:
+        connection, self.upstream = self.upstream, None
+        if connection is not None:
+            connection.close()
+
+    def tunnel_closed(self, *, client_bytes: int, upstream_bytes: int, termination: str) -> None:
+        self.request_bytes += client_bytes
+        self.response_bytes += upstream_bytes
+        self.termination = termination
+        self._finish()
+
+    def _become(self, gauge: int) -> None:
+        """From in flight to a long-lived stream, without ever being counted as neither."""
+        colour = self.word & 1
+        self._plane.cells[gauge + colour] += 1
+        self._plane.cells[self._gauge + colour] -= 1
+        self._gauge = gauge
+
+    def _count_error(self, failure: Failure) -> None:
+        self._plane.cells[_ERROR_CELLS[failure.reason][self.word & 1]] += 1
+
+    def _finish(self) -> None:
+        """Counted once, whatever happened."""
+        self.is_over = True
+        plane, colour, status = self._plane, self.word & 1, self.status
+        cells = plane.cells
+        server = self.server
+        if server is not None:
+            server.in_flight -= 1
+            if self.upstream is None:
+                server.forget(self)
+        cells[_REQUEST_CELLS.get(self.request.method, _OTHER_CELLS)[colour] + status] += 1
+        cells[slot.RESPONSE_BYTES + colour] += self.response_bytes
+        if self.request_bytes:
+            cells[slot.REQUEST_BYTES + colour] += self.request_bytes
+        duration = plane.clock() - self.started
+        if self._gauge == slot.IN_FLIGHT:  # a stream's length says nothing about latency
+            row = _HISTOGRAM_ROWS[colour][status // 100]
+            cells[row + slot.bucket_of(duration)] += 1
+            cells[row + slot.HISTOGRAM_SUM] += duration
+        if plane.access_log is not None:
+            plane.access_log.record(self, duration)
+        cells[self._gauge + colour] -= 1  # last: who reads 0 knows that nothing is left to do

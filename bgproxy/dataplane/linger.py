@@ -1,0 +1,57 @@
+"""Closing on a client that may still be sending, without losing the answer.
+
+Closing a socket with unread bytes in it makes the kernel send a RST, which destroys the answer on its way to the client.
+So the writing side is closed first, and what still arrives is thrown away for a while (RFC 9112 section 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from bgproxy.dataplane.downstream import Downstream
+    from bgproxy.dataplane.plane import DataPlane
+
+LINGER_NS: Final = 2_000_000_000
+
+
+def linger(plane: DataPlane, client: Downstream) -> None:
+    """Send what is written, then FIN; leave when the client does, or after LINGER_NS."""
+    client.closing = True
+    plane.deadlines.forget(client)
+    transport = client.transport
+    if transport.is_closing():
+        plane.client_lost(client)
+        return
+    if client.exchange is not None:
+        raise AssertionError("an exchange is still running")
+    lingering = Lingering(plane, client)
+    transport.set_protocol(lingering)
+    transport.resume_reading()
+    transport.write_eof()
+    plane.deadlines.watch(lingering)
+
+
+class Lingering(asyncio.Protocol):
+    """Takes the connection over from a Downstream that has said its last word."""
+
+    __slots__ = ("_client", "_plane", "deadline")
+
+    def __init__(self, plane: DataPlane, client: Downstream) -> None:
+        self._plane = plane
+        self._client = client
+        self.deadline = plane.clock() + LINGER_NS
+
+    def data_received(self, data: bytes) -> None:
+        pass
+
+    def eof_received(self) -> bool:
+        return False
+
+    def on_deadline(self, now: int) -> None:
+        self._client.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._plane.deadlines.forget(self)
+        self._plane.client_lost(self._client)

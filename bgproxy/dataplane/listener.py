@@ -1,0 +1,37 @@
+"""Accepting on the sockets that the supervisor opened and keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+
+from bgproxy.dataplane.downstream import Downstream
+from bgproxy.dataplane.plane import DataPlane
+
+BACKLOG = 4096
+
+
+class Listener:
+    """Every inherited socket of a worker. Closing stops accepting; the supervisor's copy of the socket lives on."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+        self._servers: list[asyncio.Server] = []
+
+    async def open(self, descriptors: Iterable[int]) -> None:
+        for descriptor in descriptors:
+            sock = socket.socket(fileno=descriptor)
+            if sock.family == socket.AF_UNIX:
+                server = await self._plane.loop.create_unix_server(self._accepted, sock=sock, backlog=BACKLOG)
+            else:
+                server = await self._plane.loop.create_server(self._accepted, sock=sock, backlog=BACKLOG)
+            self._servers.append(server)
+
+    def _accepted(self) -> Downstream:
+        return Downstream(self._plane)
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()

@@ -1,0 +1,187 @@
+"""What all connections of one worker share: the seam, the readers, the pools, the settings, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import time
+from collections.abc import Callable, Coroutine
+from email.utils import formatdate
+from typing import Any
+
+from bgproxy.core.messages import ToSupervisor
+from bgproxy.core.model import COLOURS, PoolTable
+from bgproxy.core.settings import WorkerSettings
+from bgproxy.dataplane.access_log import AccessLog
+from bgproxy.dataplane.deadlines import Deadlines
+from bgproxy.dataplane.downstream import Downstream
+from bgproxy.dataplane.pool import UpstreamPool
+from bgproxy.dataplane.resolver import Resolver
+from bgproxy.dataplane.tunnel import Tunnel
+from bgproxy.shm import worker_slot as slot
+from bgproxy.shm.segment import Segment
+from bgproxy.wire.request import RequestReader
+from bgproxy.wire.response import ResponseReader
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
+class DataPlane:
+    """One per worker. Attributes are public for the connections, which read them once per request."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, segment: Segment, number: int, report: Callable[[ToSupervisor], None]
+    ) -> None:
+        self.loop = loop
+        self.report = report
+        self.clock = time.monotonic_ns
+        self.live = segment.live.cells
+        self.board = segment.health
+        self.cells = segment.slots[number].cells
+        self.deadlines = Deadlines(loop)
+        self.deadlines.on_tick = self._on_tick
+        self.clients: set[Downstream] = set()
+        self.tunnels: set[Tunnel] = set()
+        self.draining = False
+        self.drained = asyncio.Event()
+        self.http_date = b""
+        self.access_log: AccessLog | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.exposed_word = -1
+        self.exposed_lines = b""
+        # Unique over workers, restarts and machines without a system call per request: 8 random bytes and a count.
+        self._id_prefix = os.urandom(8).hex().encode() + b"-"
+        self._ids = 0
+
+    def configure(self, settings: WorkerSettings, table: PoolTable) -> None:
+        """Serve with these from the next request on."""
+        self.settings = settings
+        timeouts, limits, upstream = settings.timeouts, settings.limits, settings.upstream
+        self.header_ns = _ns(timeouts.header)
+        self.client_body_ns = _ns(timeouts.body_idle)
+        self.keep_alive_ns = _ns(timeouts.keep_alive)
+        self.write_idle_ns = _ns(timeouts.write_idle)
+        self.response_ns = _ns(upstream.response_timeout)
+        self.body_idle_ns = _ns(upstream.body_idle)
+        self.stream_idle_ns = _ns(upstream.stream_idle)
+        self.upstream_idle_ns = _ns(upstream.idle_timeout)
+        self.head_bytes = limits.head_bytes
+        self.pipeline = limits.pipeline
+        self._id_line = b"\r\n%b: " % settings.headers.request_id.encode()
+        self._new_id_line = self._id_line + self._id_prefix
+        self.requests = RequestReader(
+            header_count=limits.header_count,
+            target_bytes=limits.target_bytes,
+            request_id=settings.headers.request_id,
+        )
+        self.responses = ResponseReader()
+        self.resolver = Resolver(self.loop, upstream.dns_refresh)
+        self._trusted = tuple(ipaddress.ip_network(cidr) for cidr in settings.trusted_proxies)
+        self.exposed_word = -1
+        if settings.access_log.format != "off" and self.access_log is None:
+            self.access_log = AccessLog(settings.access_log, self.cells)
+        self.table = table
+        self.pools = tuple(UpstreamPool(self, colour, table.pool(colour)) for colour in COLOURS)
+        self.cells[slot.TABLE_VERSION] = table.version
+        self._on_tick()
+
+    # --- for connections ---------------------------------------------------------------------------------------------
+
+    def new_request_id_line(self) -> bytes:
+        self._ids += 1
+        return b"%b%x" % (self._new_id_line, self._ids)
+
+    def request_id_line(self, given: bytes) -> bytes:
+        return self._id_line + given
+
+    def is_trusted(self, peer: bytes) -> bool:
+        if not self._trusted:
+            return False
+        try:
+            address = ipaddress.ip_address(peer.decode().partition("%")[0])
+        except ValueError:  # a unix socket peer
+            return False
+        return any(address in network for network in self._trusted)
+
+    def expose(self, word: int) -> bytes:
+        """What clients are told about the version that answers, by the word the request was dispatched under."""
+        if self.exposed_word != word:
+            self.exposed_word, self.exposed_lines = word, self._describe(word)
+        return self.exposed_lines
+
+    def _describe(self, word: int) -> bytes:
+        if not self.settings.headers.expose:
+            return b""
+        colour = COLOURS[word & 1]
+        lines = f"\r\nX-BG-Colour: {colour.label}\r\nX-BG-Epoch: {word >> 1}"
+        release = self.table.pool(colour).release
+        return (lines + (f"\r\nX-BG-Release: {release}" if release else "")).encode()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def client_lost(self, client: Downstream) -> None:
+        self.clients.discard(client)
+        if self.draining and not self.clients:
+            self.drained.set()
+
+    # --- the coarse tick ---------------------------------------------------------------------------------------------
+
+    def _on_tick(self) -> None:
+        """Gauges that need not be exact to the request are written here, not once per request."""
+        cells = self.cells
+        cells[slot.HEARTBEAT_NS] = self.clock()
+        cells[slot.LAG_NS] = self.deadlines.lag_ns
+        cells[slot.CLIENT_CONNECTIONS] = len(self.clients)
+        self.http_date = formatdate(usegmt=True).encode()
+        for pool in self.pools:
+            parked = opened = waiting = 0
+            for server in pool.servers:
+                server.give_up_waiting(self.deadlines.now)
+                row = slot.row_cell(pool.colour, server.index, 0)
+                cells[row + slot.ROW_IN_FLIGHT] = server.in_flight
+                cells[row + slot.ROW_PARKED] = len(server.parked)
+                cells[row + slot.ROW_REQUESTS] = server.requests
+                cells[row + slot.ROW_CONNECT_FAILURES] = server.connect_failures
+                parked += len(server.parked)
+                opened += server.open
+                waiting += len(server.waiting)
+            cells[slot.PARKED + pool.colour] = parked
+            cells[slot.UPSTREAM_CONNECTIONS + pool.colour] = opened
+            cells[slot.WAITING + pool.colour] = waiting
+        if self.access_log is not None:
+            self.access_log.flush()
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float) -> tuple[int, int]:
+        """No further request; finish what is running. (requests, streams) that had to be cut at the deadline."""
+        self.draining = True
+        for client in tuple(self.clients):
+            client.drain()
+        for pool in self.pools:
+            for server in pool.servers:
+                server.close_parked()
+        if self.clients:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.drained.wait()
+            except TimeoutError:
+                pass
+        return self._cut_what_is_left()
+
+    def _cut_what_is_left(self) -> tuple[int, int]:
+        requests = sum(self.cells[slot.IN_FLIGHT + colour] for colour in COLOURS)
+        streams = sum(self.cells[gauge + colour] for gauge in (slot.TUNNELS, slot.EVENT_STREAMS) for colour in COLOURS)
+        for tunnel in tuple(self.tunnels):
+            tunnel.cut()
+        for client in tuple(self.clients):
+            client.abandon()
+        if self.access_log is not None:
+            self.access_log.close()
+        return requests, streams

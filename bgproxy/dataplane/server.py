@@ -1,0 +1,199 @@
+"""One upstream server as one worker sees it: its parked connections, who waits for one, and whether it is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from bgproxy.core import failure as failures
+from bgproxy.core.failure import Failure
+from bgproxy.core.messages import Ejected
+from bgproxy.core.model import Upstream
+from bgproxy.dataplane.upstream import UpstreamConnection
+from bgproxy.shm import worker_slot as slot
+
+if TYPE_CHECKING:
+    from bgproxy.dataplane.exchange import Exchange
+    from bgproxy.dataplane.plane import DataPlane
+    from bgproxy.dataplane.pool import UpstreamPool
+
+
+class Server:
+    """`open` counts all connections, those being made included; it never exceeds the configured maximum."""
+
+    __slots__ = (
+        "_failures",
+        "_plane",
+        "_pool",
+        "address",
+        "colour",
+        "connect_failures",
+        "ejected",
+        "id",
+        "in_flight",
+        "index",
+        "open",
+        "parked",
+        "requests",
+        "waiting",
+        "weight",
+    )
+
+    def __init__(self, plane: DataPlane, pool: UpstreamPool, upstream: Upstream) -> None:
+        self._plane = plane
+        self._pool = pool
+        self.colour = pool.colour
+        self.id = upstream.id
+        self.index = upstream.index
+        self.address = upstream.address
+        self.weight = upstream.weight
+        self.in_flight = 0
+        self.requests = 0
+        self.open = 0
+        self.parked: list[UpstreamConnection] = []
+        self.waiting: deque[Exchange] = deque()
+        self.ejected = False
+        self.connect_failures = 0
+        self._failures = 0  # consecutive
+
+    # --- a connection for an exchange --------------------------------------------------------------------------------
+
+    def serve(self, exchange: Exchange) -> None:
+        """Give the exchange a connection: a parked one, a new one, or the next that comes free."""
+        self.in_flight += 1
+        self.requests += 1
+        parked = self.parked
+        while parked:
+            connection = parked.pop()  # the one used last: the others may so grow idle and be closed
+            # The peer's FIN may be in our receive queue, unread. Only worth a system call where sending again is no way
+            # out: an idempotent request without a body is simply sent again.
+            if exchange.replayable or not _has_something_to_read(connection):
+                self._plane.cells[slot.REUSES + self.colour] += 1
+                exchange.send_on(connection, reused=True)
+                return
+            connection.close()
+        self.serve_fresh(exchange)
+
+    def serve_fresh(self, exchange: Exchange) -> None:
+        """The same, but never on a connection that has been idle."""
+        limits = self._plane.settings.upstream
+        if self.open < limits.max_connections:
+            self.open += 1
+            self._plane.spawn(self._connect(exchange))
+        elif len(self.waiting) < limits.max_waiting:
+            exchange.waiting_until = self._plane.clock() + int(limits.connect_timeout * 1e9)
+            self.waiting.append(exchange)
+        else:
+            exchange.failed(failures.QUEUE_FULL)
+
+    def forget(self, exchange: Exchange) -> None:
+        """The exchange has ended without ever getting a connection."""
+        if exchange in self.waiting:
+            self.waiting.remove(exchange)
+
+    def give_up_waiting(self, now: int) -> None:
+        while self.waiting and self.waiting[0].waiting_until <= now:
+            self.waiting.popleft().failed(failures.QUEUE_TIMEOUT)
+
+    async def _connect(self, exchange: Exchange) -> None:
+        try:
+            async with asyncio.timeout(self._plane.settings.upstream.connect_timeout):
+                connection = await self._open_connection()
+        except TimeoutError:
+            self._connect_failed(exchange, failures.CONNECT_TIMEOUT, "no connection within the connect timeout")
+        except ConnectionRefusedError as error:
+            self._connect_failed(exchange, failures.CONNECT_REFUSED, str(error))
+        except OSError as error:  # unreachable, no such name or socket file, out of descriptors
+            self._connect_failed(exchange, failures.CONNECT_FAILED, str(error))
+        else:
+            self._failures = 0
+            self._plane.cells[slot.CONNECTS + self.colour] += 1
+            if exchange.is_over:
+                self.release(connection)
+            else:
+                exchange.send_on(connection, reused=False)
+
+    async def _open_connection(self) -> UpstreamConnection:
+        loop = self._plane.loop
+        if self.address.is_unix:
+            _, made = await loop.create_unix_connection(self._new_connection, self.address.path)
+            return made
+        error: OSError | None = None
+        for family, sockaddr in await self._plane.resolver.resolve(self.address.host, self.address.port):
+            try:
+                # The descriptor is ours to make: uvloop would resolve the name once more.
+                _, made = await loop.create_connection(
+                    self._new_connection, sockaddr[0], sockaddr[1], family=family, flags=socket.AI_NUMERICHOST
+                )
+                return made
+            except OSError as refused:
+                error = refused
+        raise error or OSError(f"{self.address.host} has no address")
+
+    def _new_connection(self) -> UpstreamConnection:
+        return UpstreamConnection(self._plane, self)
+
+    def _connect_failed(self, exchange: Exchange, failure: Failure, error: str) -> None:
+        self.open -= 1
+        self.connect_failures += 1
+        self._failures += 1
+        limits = self._plane.settings.upstream
+        if 0 < limits.passive_failures <= self._failures and not self.ejected and self._pool.may_eject(self):
+            self._eject(limits.passive_eject, error)
+        if not exchange.is_over:
+            exchange.connect_failed(failure)
+        self._serve_next_waiting()
+
+    # --- a connection back -------------------------------------------------------------------------------------------
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """A connection at a message boundary: to the next who waits, or parked."""
+        plane = self._plane
+        if connection.transport.is_closing() or plane.draining:
+            connection.close()
+        elif self.waiting:
+            exchange = self.waiting.popleft()
+            plane.cells[slot.REUSES + self.colour] += 1
+            exchange.send_on(connection, reused=True)
+        else:
+            connection.deadline = plane.deadlines.now + plane.upstream_idle_ns
+            self.parked.append(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        """A connection is closed, for whatever reason."""
+        self.open -= 1
+        if connection in self.parked:
+            self.parked.remove(connection)
+        self._serve_next_waiting()
+
+    def _serve_next_waiting(self) -> None:
+        if self.waiting and self.open < self._plane.settings.upstream.max_connections:
+            self.open += 1
+            self._plane.spawn(self._connect(self.waiting.popleft()))
+
+    def close_parked(self) -> None:
+        for connection in tuple(self.parked):
+            connection.close()
+
+    # --- left out for a while ----------------------------------------------------------------------------------------
+
+    def _eject(self, for_s: float, error: str) -> None:
+        self.ejected = True
+        self._pool.refresh()
+        self._plane.loop.call_later(for_s, self._return)
+        self._plane.report(Ejected(self.colour, self.index, self._failures, for_s, error))
+
+    def _return(self) -> None:
+        self.ejected = False
+        self._failures = 0
+        self._pool.refresh()
+
+
+def _has_something_to_read(connection: UpstreamConnection) -> bool:
+    """On an idle connection that can only be the peer's FIN, or bytes nobody asked for."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))

@@ -1,0 +1,263 @@
+"""A connection to an upstream: reads responses, one at a time, and tells the exchange what came.
+
+A connection is either parked (no exchange, nothing may arrive) or carries one exchange. Whatever leaves any doubt about
+where the next response would begin closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from bgproxy.core import failure as failures
+from bgproxy.wire.framing import CHUNKED, ChunkedDecoder
+from bgproxy.wire.response import BadResponse, ResponseHead
+
+if TYPE_CHECKING:
+    from bgproxy.dataplane.exchange import Exchange
+    from bgproxy.dataplane.plane import DataPlane
+    from bgproxy.dataplane.server import Server
+
+HEAD_BYTES: Final = 64 * 1024
+MAX_INTERIM: Final = 16  # 1xx responses before one final response
+
+_HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(4)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """`deadline` as in deadlines.py: the response, the next body bytes, or the end of parking."""
+
+    __slots__ = (
+        "_decoder",
+        "_held",
+        "_interims",
+        "_keep_alive",
+        "_left",
+        "_paused",
+        "_plane",
+        "_reading",
+        "_write_left",
+        "_writing_paused",
+        "deadline",
+        "exchange",
+        "server",
+        "transport",
+        "write",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, plane: DataPlane, server: Server) -> None:
+        self._plane = plane
+        self.server = server
+        self.exchange: Exchange | None = None
+        self.deadline = 0
+        self._reading = _HEAD
+        self._held = b""  # the beginning of a head
+        self._left = 0
+        self._interims = 0
+        self._decoder: ChunkedDecoder | None = None
+        self._keep_alive = False
+        self._paused = False
+        self._writing_paused = False
+        self._write_left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.write = self.transport.write  # bound once: one attribute less per request
+        self._plane.deadlines.watch(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._plane.deadlines.forget(self)
+        self.server.lost(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        if self._reading == _HEAD:
+            exchange.failed(failures.CLOSED_BEFORE_RESPONSE if not self._held else failures.BAD_RESPONSE)
+        elif self._reading == _UNTIL_CLOSE and exc is None:
+            exchange.response_complete()
+        else:
+            exchange.failed(failures.RESPONSE_TRUNCATED)
+
+    def eof_received(self) -> bool:
+        return False  # close: an upstream that half-closes will not read another request either
+
+    # --- an exchange comes and goes ----------------------------------------------------------------------------------
+
+    @property
+    def nothing_received(self) -> bool:
+        return self._reading == _HEAD and not self._held and self._interims == 0
+
+    def close(self) -> None:
+        """Close for good; a request that is on it is not completed."""
+        self.exchange = None
+        self.transport.abort()
+
+    def fileno(self) -> int:
+        descriptor: int = self.transport.get_extra_info("socket").fileno()
+        return descriptor
+
+    def _end_response(self, exchange: Exchange, *, clean: bool) -> None:
+        """The response is complete; `clean` where the connection is at a message boundary and may live on."""
+        self.exchange = None
+        self._reading = _HEAD
+        self._decoder = None
+        self._interims = 0
+        if clean and self._keep_alive and exchange.client.request_done:
+            if self._paused:
+                self.resume_reading()
+            self.server.release(self)
+        else:
+            self.transport.abort()
+        exchange.response_complete()
+
+    # --- bytes from the upstream -------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.transport.abort()  # nobody asked: no later request may see this
+            return
+        reading = self._reading
+        if reading == _HEAD:
+            self._read_head(exchange, self._held + data if self._held else data)
+            return
+        self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
+        if reading == _LENGTH:
+            self._read_length(exchange, data)
+        elif reading == _CHUNKED:
+            self._read_chunked(exchange, data)
+        else:
+            exchange.relay(data)
+
+    def _read_head(self, exchange: Exchange, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            self._held = data
+            if len(data) > HEAD_BYTES or not data.startswith(b"HTTP/1."[: len(data)]):
+                self._bad(exchange, "the response head is too long, or not HTTP/1.1")
+            return
+        self._held = b""
+        head = data if end == len(data) else data[:end]
+        response = self._plane.responses.read(head, data, exchange.request.method)
+        if response.__class__ is BadResponse:
+            self._bad(exchange, response.detail)
+        elif end > HEAD_BYTES:
+            self._bad(exchange, "the response head is too long")
+        elif response.status < 200:
+            self._interim(exchange, response, data[end:])
+        else:
+            self._begin_response(exchange, response, data, end)
+
+    def _begin_response(self, exchange: Exchange, response: ResponseHead, data: bytes, end: int) -> None:
+        self._keep_alive = response.keep_alive
+        body = response.body
+        rest = data[end:]
+        if body == len(rest):  # the whole response in one piece: the common case, one write
+            exchange.respond(response, rest)
+            self._end_response(exchange, clean=True)
+            return
+        exchange.respond(response, b"")
+        if body >= 0:
+            self._reading, self._left = _LENGTH, body
+        elif body == CHUNKED:
+            self._reading, self._decoder = _CHUNKED, ChunkedDecoder()
+        else:
+            self._reading = _UNTIL_CLOSE
+        self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
+        if rest:
+            self._rest_of_head(exchange, rest)
+
+    def _rest_of_head(self, exchange: Exchange, rest: bytes) -> None:
+        if self._reading == _LENGTH:
+            self._read_length(exchange, rest)
+        elif self._reading == _CHUNKED:
+            self._read_chunked(exchange, rest)
+        else:
+            exchange.relay(rest)
+
+    def _interim(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
+        self._interims += 1
+        if response.status == 101:
+            if not exchange.switch_protocols(response, rest):
+                self._bad(exchange, "the upstream switches to a protocol nobody asked for")
+        elif self._interims > MAX_INTERIM:
+            self._bad(exchange, "too many interim responses")
+        else:
+            exchange.interim(response)
+            if rest and self.exchange is not None:
+                self._read_head(exchange, rest)
+
+    def _read_length(self, exchange: Exchange, data: bytes) -> None:
+        left = self._left - len(data)
+        if left > 0:
+            self._left = left
+            exchange.relay(data)
+            return
+        if left < 0:
+            data = data[: self._left]  # what is behind the end is dropped, and the connection with it
+        if data:
+            exchange.relay(data)
+        self._end_response(exchange, clean=left == 0)
+
+    def _read_chunked(self, exchange: Exchange, data: bytes) -> None:
+        decoder = self._decoder
+        assert decoder is not None
+        end = decoder.feed(data)
+        if decoder.pieces:
+            pieces, decoder.pieces = decoder.pieces, []
+            exchange.relay_pieces(pieces)
+        if end == ChunkedDecoder.BAD:
+            self.close()
+            exchange.failed(failures.RESPONSE_TRUNCATED)
+        elif end >= 0:
+            exchange.trailers = decoder.trailers
+            self._end_response(exchange, clean=end == len(data))
+
+    def _bad(self, exchange: Exchange, detail: str) -> None:
+        self.close()
+        exchange.failed(failures.BAD_RESPONSE, detail)
+
+    # --- time and flow -----------------------------------------------------------------------------------------------
+
+    def on_deadline(self, now: int) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.transport.abort()  # parked for long enough
+        elif self._paused:
+            self.deadline = now + exchange.body_idle_ns  # the client is slow, not the upstream: its own deadline runs
+        elif self._writing_paused and self.transport.get_write_buffer_size() < self._write_left:
+            self._write_left = self.transport.get_write_buffer_size()
+            self.deadline = now + self._plane.response_ns
+        else:
+            reading, self.exchange = self._reading, None
+            self.transport.abort()
+            exchange.failed(failures.RESPONSE_TIMEOUT if reading == _HEAD else failures.RESPONSE_IDLE)
+
+    def pause_reading(self) -> None:
+        """The client does not keep up."""
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self._write_left = self.transport.get_write_buffer_size()
+        self.deadline = self._plane.deadlines.now + self._plane.response_ns
+        if self.exchange is not None:
+            self.exchange.client.pause_body()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self.deadline = 0
+        if self.exchange is not None:
+            if self.exchange.client.request_done:
+                self.deadline = self._plane.deadlines.now + self._plane.response_ns
+            self.exchange.client.resume_body()

@@ -1,0 +1,178 @@
+"""The data plane's composition root: one process that forwards, told what to do on its control socket.
+
+    python -m bgproxy.worker --slot N --segment-fd F --control-fd F --listen-fds F,F
+
+It outlives its supervisor: when the control socket closes, it goes on forwarding on the last word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from bgproxy.core.messages import (
+    Configure,
+    Drain,
+    Drained,
+    LineSplitter,
+    Published,
+    Ready,
+    Seen,
+    TableAccepted,
+    ToSupervisor,
+    ToWorker,
+    decode_to_worker,
+    encode,
+)
+from bgproxy.dataplane.listener import Listener
+from bgproxy.dataplane.plane import DataPlane
+from bgproxy.shm import worker_slot as slot
+from bgproxy.shm.segment import Segment
+
+
+class Worker:
+    """Owns the plane and the listener, and answers the supervisor."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, segment: Segment, number: int, listen_fds: Sequence[int]
+    ) -> None:
+        self._segment = segment
+        self._slot = segment.slots[number]
+        self._listen_fds = listen_fds
+        self._plane = DataPlane(loop, segment, number, self._say)
+        self._listener = Listener(self._plane)
+        self._control: asyncio.WriteTransport | None = None
+        self._loop = loop
+        self._ready = False
+        self._leaving: asyncio.Task[None] | None = None
+        self.finished = asyncio.Event()
+
+    # --- the control socket ------------------------------------------------------------------------------------------
+
+    def connected(self, transport: asyncio.WriteTransport) -> None:
+        self._control = transport
+
+    def disconnected(self) -> None:
+        self._control = None
+
+    def _say(self, message: ToSupervisor) -> None:
+        if self._control is not None:
+            self._control.write(encode(message))
+
+    def hear(self, message: ToWorker) -> None:
+        match message:
+            case Configure(settings=settings, table=table):
+                self._plane.configure(settings, table)
+                self.look()
+                self._say(TableAccepted(table.version))
+                if not self._ready:
+                    self._ready = True
+                    self._loop.create_task(self._start())
+            case Published():
+                self._say(Seen(self.look()))
+            case Drain(timeout_s=timeout_s):
+                self.leave(timeout_s)
+
+    def look(self) -> int:
+        """Read the live word and say so. No request is between reading the word and being counted: that is one block
+        on this same thread, so every later request sees this epoch or a newer one."""
+        epoch = self._segment.live.load().epoch
+        self._slot.cells[slot.EPOCH_SEEN] = epoch
+        return epoch
+
+    # --- beginning and end -------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        self._plane.deadlines.start()
+        self.look()
+        await self._listener.open(self._listen_fds)
+        self._slot.cells[slot.PID] = os.getpid()
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection looks at it again
+        self._say(Seen(self.look()))
+        self._say(Ready(os.getpid()))
+
+    def leave(self, timeout_s: float | None = None) -> None:
+        if self._leaving is None:
+            self._leaving = self._loop.create_task(self._leave(timeout_s))
+
+    async def _leave(self, timeout_s: float | None) -> None:
+        if self._ready:
+            self._listener.close()
+            if timeout_s is None:
+                timeout_s = self._plane.settings.timeouts.shutdown
+            requests, streams = await self._plane.drain(timeout_s)
+            self._say(Drained(requests, streams))
+        self.finished.set()
+
+
+class ControlProtocol(asyncio.Protocol):
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._lines = LineSplitter()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._worker.connected(transport)  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        for line in self._lines.feed(data):
+            self._worker.hear(decode_to_worker(line))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._worker.disconnected()
+
+
+def tune_allocator() -> None:
+    """Keep large read buffers out of mmap: uvloop reads 256 KiB at a time, and mapping each anew costs more than the
+    copy. Does nothing where the C library has no mallopt."""
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(m_mmap_threshold, 1 << 20)
+    mallopt(m_trim_threshold, 4 << 20)
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    segment = Segment.attach(arguments.segment_fd)
+    worker = Worker(loop, segment, arguments.slot, arguments.listen_fds)
+    loop.add_signal_handler(signal.SIGTERM, worker.leave)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches us too; the supervisor decides
+    control = socket.socket(fileno=arguments.control_fd)
+    control.setblocking(False)
+    await loop.create_unix_connection(lambda: ControlProtocol(worker), sock=control)
+    await worker.finished.wait()
+    await asyncio.sleep(0.05)  # let the kernel take the last message and the FINs
+
+
+def _descriptors(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bgproxy.worker", description="started by the supervisor, not by hand")
+    parser.add_argument("--slot", type=int, required=True)
+    parser.add_argument("--segment-fd", type=int, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--listen-fds", type=_descriptors, required=True)
+    arguments = parser.parse_args(argv)
+    tune_allocator()
+    # A request makes no cycles; the young generation need not be looked at every 700 objects.
+    gc.set_threshold(50_000, 20, 50)
+    uvloop.run(_serve(arguments))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
