@@ -1,0 +1,74 @@
+"""Kinds of values that name a place in the network."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Hashable
+
+from bgproxy.config.kinds import Kind
+from bgproxy.config.problems import Wrong
+from bgproxy.core.model import Address, parse_address
+
+_HOST = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
+
+
+def address(*, port_zero: bool = False, tcp_only: str = "", empty: bool = False) -> Kind:
+    """`tcp_only` says what to use instead of a unix socket; `empty` lets "" stand for no address (None)."""
+    forms = ['"host:port"', '"[v6]:port"', "" if tcp_only else '"unix:/path"', '""' if empty else ""]
+    expected = " or ".join(form for form in forms if form)
+
+    def refine(value: str) -> Address | None:
+        if empty and not value:
+            return None
+        if value.startswith("http://"):
+            bare = value.removeprefix("http://").rstrip("/")
+            raise Wrong(f"{value!r} is a URL", suggestion="" if "/" in bare else f'"{bare}"')
+        parsed = parse_address(value, port_zero=port_zero)
+        if parsed.is_unix and tcp_only:
+            raise Wrong(f"{value!r} is a unix socket", expected=f"{expected}; {tcp_only}")
+        if not parsed.is_unix:
+            _check_host(value, parsed.host)
+        return parsed
+
+    return Kind(str, expected, refine)
+
+
+def _check_host(value: str, host: str) -> None:
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise Wrong(f"{value!r}: {host!r} is not an IPv6 address") from None
+    elif re.fullmatch(r"[0-9.]+", host):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise Wrong(f"{value!r}: {host!r} is not an IPv4 address") from None
+    elif not _HOST.fullmatch(host):
+        raise Wrong(f"{value!r}: {host!r} is not a host name or address")
+
+
+def same_address(one: Address) -> Hashable:
+    """Equal for two spellings of one address. Port 0 is a new port each time, so it equals nothing (None)."""
+    if one.is_unix:
+        return one.path
+    if not one.port:
+        return None
+    host = str(ipaddress.IPv6Address(one.host)) if ":" in one.host else one.host.lower().rstrip(".")
+    return host, one.port
+
+
+def network() -> Kind:
+    def refine(value: str) -> str:
+        try:
+            return str(ipaddress.ip_network(value))
+        except ValueError:
+            pass
+        try:
+            suggestion = f'"{ipaddress.ip_network(value, strict=False)}"'
+        except ValueError:
+            raise Wrong(f"{value!r} is not a network") from None
+        raise Wrong(f"{value!r} has bits set beyond its prefix", suggestion=suggestion)
+
+    return Kind(str, 'a network in CIDR form, like "10.0.0.0/8"', refine)

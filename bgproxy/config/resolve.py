@@ -1,0 +1,192 @@
+"""What only several keys together can say: pools, paths, the admin API's doors."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from bgproxy.config.addresses import same_address
+from bgproxy.config.problems import Problems
+from bgproxy.config.schema import AdminSection, PoolSection, Root
+from bgproxy.config.values import Admin, Config, Log, Source, State
+from bgproxy.core.model import Address, Pool, PoolTable, Upstream, parse_address
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What relative paths and "auto" mean: the environment, and per key the directory of whoever wrote the path."""
+
+    env: Mapping[str, str]
+    directory: Mapping[tuple[str, str], Path]
+
+
+def resolve(root: Root, problems: Problems, around: Surroundings, source: Source) -> Config:
+    """The whole configuration; where it is not sound, `problems` has grown and the result must not be used."""
+    state_dir = _state_dir(root.state.dir, problems, around)
+    health = root.health
+    if health.method == "HEAD" and health.expect_body:
+        problems.add(("health", "expect_body"), 'an answer to HEAD has no body; expected method = "GET"')
+    return Config(
+        server=root.server,
+        pools=PoolTable(version=1, blue=_pool(root.pools.blue), green=_pool(root.pools.green)),
+        min_healthy=(
+            _min_healthy("blue", root.pools.blue, problems),
+            _min_healthy("green", root.pools.green, problems),
+        ),
+        upstream=msgspec.structs.replace(
+            root.upstream, passive_failures=health.passive_failures, passive_eject=health.passive_eject
+        ),
+        health=health,
+        switch=root.switch,
+        state=State(dir=state_dir),
+        admin=_admin(root, state_dir, problems, around),
+        headers=root.headers,
+        log=_log(root.log, around),
+        source=source,
+        warnings=_warnings(root),
+    )
+
+
+# --- pools ----------------------------------------------------------------------------------------------------------
+
+
+def _pool(section: PoolSection) -> Pool:
+    # The address is the id: unique because a pool names each address once, and it survives a reordering of the list.
+    upstreams = (
+        Upstream(id=str(entry.address), index=index, address=entry.address, weight=entry.weight)
+        for index, entry in enumerate(section.upstreams)
+    )
+    return Pool(upstreams=tuple(upstreams), balance=section.balance, release=section.release)
+
+
+def _min_healthy(colour: str, section: PoolSection, problems: Problems) -> int:
+    have = len(section.upstreams)
+    where = ("pools", colour)
+    if not have and not problems.touch((*where, "upstreams"), where):
+        problems.add(
+            (*where, "upstreams"), 'there is no upstream; expected at least one address, like "127.0.0.1:9001"'
+        )
+    if section.min_healthy == "all":
+        return have
+    if section.min_healthy > have and not problems.touch(where):
+        problems.add(
+            (*where, "min_healthy"),
+            f"{section.min_healthy} healthy upstreams needed, but {colour} has {have}: nobody could switch to it; "
+            f'expected a whole number up to {have}, or "all"',
+        )
+    return section.min_healthy
+
+
+def _warnings(root: Root) -> tuple[str, ...]:
+    blue = {same_address(entry.address): str(entry.address) for entry in root.pools.blue.upstreams}
+    shared = [str(e.address) for e in root.pools.green.upstreams if same_address(e.address) in blue]
+    return tuple(
+        f"{address} is an upstream of both pools: a switch does not take requests away from it" for address in shared
+    )
+
+
+# --- paths ----------------------------------------------------------------------------------------------------------
+
+
+def _home(env: Mapping[str, str]) -> Path | None:
+    if env.get("HOME", "").startswith("/"):
+        return Path(env["HOME"])
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # a container with a user id that has no account
+        return None
+
+
+def _absolute(text: str, key: tuple[str, str], around: Surroundings) -> Path:
+    home = _home(around.env)
+    if home and (text == "~" or text.startswith("~/")):
+        return home / text[2:]
+    return Path(os.path.normpath(around.directory[key] / text))
+
+
+def _state_dir(text: str, problems: Problems, around: Surroundings) -> Path:
+    if text != "auto":
+        return _absolute(text, ("state", "dir"), around)
+    # systemd sets STATE_DIRECTORY (several, colon-separated) from StateDirectory=.
+    given = around.env.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given.startswith("/"):
+        return Path(given)
+    if around.env.get("XDG_STATE_HOME", "").startswith("/"):
+        return Path(around.env["XDG_STATE_HOME"]) / "bgproxy"
+    home = _home(around.env)
+    if home is None:
+        problems.add(("state", "dir"), '"auto" finds no home directory; expected a directory, or HOME to be set')
+        return Path("/nonexistent")
+    return home / ".local/state/bgproxy"
+
+
+def _log(log: Log, around: Surroundings) -> Log:
+    if log.access_file == "-":
+        return log
+    path = _absolute(log.access_file, ("log", "access_file"), around)
+    return msgspec.structs.replace(log, access_file=str(path))
+
+
+# --- admin ----------------------------------------------------------------------------------------------------------
+
+
+def _admin(root: Root, state_dir: Path, problems: Problems, around: Surroundings) -> Admin:
+    admin = root.admin
+    socket = _admin_socket(admin.socket, state_dir, problems, around)
+    if admin.listen is None and socket is None and not problems.touch(("admin",)):
+        problems.add(("admin", "listen"), "no listen address and no socket: nobody could switch; expected one of them")
+    if admin.listen:
+        _check_admin_listen(admin, admin.listen, root.server.listen, problems)
+    _check_tokens(admin, problems)
+    hosts = tuple(dict.fromkeys(host.lower() for host in admin.allowed_hosts))
+    return Admin(listen=admin.listen, socket=socket, tokens=admin.tokens, allowed_hosts=hosts)
+
+
+def _admin_socket(text: str, state_dir: Path, problems: Problems, around: Surroundings) -> Path | None:
+    if not text:
+        return None
+    key = ("admin", "socket")
+    path = state_dir / "admin.sock" if text == "auto" else _absolute(text.removeprefix("unix:"), key, around)
+    try:
+        parse_address(f"unix:{path}")
+    except ValueError as error:
+        problems.add(key, f"{error}; expected a shorter path, or [state] dir to be shorter")
+    return path
+
+
+def _check_admin_listen(admin: AdminSection, listen: Address, traffic: tuple[Address, ...], problems: Problems) -> None:
+    if problems.touch(("admin",)):
+        return
+    if not _is_loopback(listen.host) and not admin.tokens:
+        problems.add(
+            ("admin", "listen"),
+            f"'{listen}' can be reached from other machines and there are no tokens: anybody could switch; "
+            "expected a loopback address, or [admin] tokens",
+        )
+    identity = same_address(listen)
+    if identity is not None and identity in [same_address(address) for address in traffic]:
+        problems.add(("admin", "listen"), f"'{listen}' is in [server] listen too; expected an address of its own")
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name can be made to mean anything
+
+
+def _check_tokens(admin: AdminSection, problems: Problems) -> None:
+    seen: dict[str, str] = {}
+    for number, token in enumerate(admin.tokens):
+        if token.sha256 in seen and not problems.touch(("admin", "tokens")):
+            problems.add(
+                ("admin", "tokens", number),
+                f"{token.name!r} has the same sha256 as {seen[token.sha256]!r}; expected a token of its own",
+            )
+        seen.setdefault(token.sha256, token.name)

@@ -1,0 +1,251 @@
+"""Every key of the file: where it stands and what kind of value it takes. Defaults live in the structs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from bgproxy.config.addresses import address, network, same_address
+from bgproxy.config.kinds import (
+    choice,
+    colour,
+    duration,
+    number_of_version,
+    number_or,
+    share,
+    size,
+    status_range,
+    text,
+    true_or_false,
+    whole_number,
+)
+from bgproxy.config.locate import Path
+from bgproxy.config.nodes import ListOf, MapOf, Node, Section, TextOrTable
+from bgproxy.config.values import Health, Log, ProbeHeaders, Role, Server, Switch, Token, usable_cores
+from bgproxy.core.model import Address
+from bgproxy.core.settings import HeaderSettings, Limits, Timeouts, UpstreamSettings
+from bgproxy.shm.health_board import UPSTREAM_ROWS
+
+# --- sections that are resolved further, in the shape of the file ---------------------------------------------------
+
+
+class UpstreamEntry(msgspec.Struct, frozen=True, kw_only=True):
+    address: Address
+    weight: int = 1
+
+
+class PoolSection(msgspec.Struct, frozen=True, kw_only=True):
+    upstreams: tuple[UpstreamEntry, ...] = ()
+    release: str = ""
+    balance: str = "least-requests"
+    min_healthy: int | Literal["all"] = 1
+
+
+class Pools(msgspec.Struct, frozen=True, kw_only=True):
+    blue: PoolSection = PoolSection()
+    green: PoolSection = PoolSection()
+
+
+class StateSection(msgspec.Struct, frozen=True, kw_only=True):
+    dir: str = "auto"
+
+
+class AdminSection(msgspec.Struct, frozen=True, kw_only=True):
+    listen: Address | None = Address(host="127.0.0.1", port=8081)
+    socket: str = "auto"
+    tokens: tuple[Token, ...] = ()
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True):
+    version: int = 1
+    server: Server = msgspec.field(default_factory=Server)
+    pools: Pools = Pools()
+    upstream: UpstreamSettings = UpstreamSettings()
+    health: Health = msgspec.field(default_factory=Health)
+    switch: Switch = Switch()
+    state: StateSection = StateSection()
+    admin: AdminSection = AdminSection()
+    headers: HeaderSettings = HeaderSettings()
+    log: Log = Log()
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+_FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"
+# A request id in one of these would change what the message means.
+_TAKEN_FIELDS = (
+    "Host|Connection|Content-Length|Transfer-Encoding|Te|Trailer|Upgrade|Expect|Via|Forwarded|X-Forwarded-.*|X-BG-.*"
+)
+
+
+def _pool() -> Section:
+    upstream = Section(UpstreamEntry, {"address": address(), "weight": whole_number(1, 1000)})
+    return Section(
+        PoolSection,
+        {
+            "upstreams": ListOf(
+                TextOrTable(address(), lambda address: UpstreamEntry(address=address), upstream),
+                at_least=1,
+                at_most=UPSTREAM_ROWS,
+                identity=lambda entry: same_address(entry.address),
+            ),
+            "release": text("at most 128 printable ASCII characters", r"|[!-~](?:[ -~]{0,126}[!-~])?"),
+            "balance": choice("least-requests", "round-robin"),
+            "min_healthy": number_or("all", 1, UPSTREAM_ROWS, "all"),
+        },
+    )
+
+
+_TOKEN = Section(
+    Token,
+    {
+        "name": text("a name of at most 64 letters, digits or ._@-", r"[A-Za-z0-9._@-]{1,64}"),
+        "role": choice(*Role.__args__),  # type: ignore[attr-defined]  # the alias of a Literal has them
+        "sha256": text(
+            '64 lower-case hexadecimal digits, as `printf %s "$TOKEN" | sha256sum` prints them',
+            "[0-9a-f]{64}",
+            secret=True,
+        ),
+    },
+)
+
+ROOT = Section(
+    Root,
+    {
+        "version": number_of_version(1),
+        "server": Section(
+            Server,
+            {
+                "listen": ListOf(address(port_zero=True), at_least=1, at_most=64, identity=same_address),
+                "workers": number_or("auto", 1, 256, usable_cores),
+                "trusted_proxies": ListOf(network(), identity=str),
+                "timeouts": Section(
+                    Timeouts,
+                    {
+                        "header": duration(),
+                        "body_idle": duration(),
+                        "keep_alive": duration(),
+                        "write_idle": duration(),
+                        "shutdown": duration("0s"),
+                    },
+                ),
+                "limits": Section(
+                    Limits,
+                    {
+                        "connections": whole_number(1, 1_000_000),
+                        "pipeline": whole_number(1, 1000),
+                        "head_bytes": size("1KiB", "1MiB"),
+                        "header_count": whole_number(1, 10_000),
+                        "target_bytes": size("64B", "1MiB"),
+                        "body_bytes": size("0", "1024TiB"),
+                    },
+                ),
+            },
+        ),
+        "pools": Section(Pools, {"blue": _pool(), "green": _pool()}),
+        "upstream": Section(
+            UpstreamSettings,
+            {
+                "connect_timeout": duration(),
+                "response_timeout": duration(),
+                "body_idle": duration(),
+                "stream_idle": duration(),
+                "idle_timeout": duration(),
+                "max_connections": whole_number(1, 65_535),
+                "max_waiting": whole_number(0, 1_000_000),
+                "retries": whole_number(0, 10),
+                "dns_refresh": duration("100ms"),
+            },
+        ),
+        "health": Section(
+            Health,
+            {
+                "path": text('a path that starts with "/", in ASCII without spaces', r"/[!-~]{0,2047}"),
+                "method": choice("GET", "HEAD"),
+                "interval": duration("10ms", "1d"),
+                "timeout": duration("1ms", "1d"),
+                "jitter": share(0.5),
+                "rise": whole_number(1, 1000),
+                "fall": whole_number(1, 1000),
+                "expect_status": ListOf(status_range(), at_least=1, at_most=100),
+                "expect_body": text("at most 4096 characters", r"[\s\S]{0,4096}"),
+                "headers": MapOf(
+                    ProbeHeaders,
+                    key=text("the name of a header field", _FIELD_NAME),
+                    item=text("one line of visible characters", r"|[!-~](?:[ -~\t]*[!-~])?", secret=True),
+                ),
+                "max_body_bytes": size("1B", "16MiB"),
+                "passive_failures": whole_number(0, 1000),
+                "passive_eject": duration(),
+            },
+        ),
+        "switch": Section(
+            Switch,
+            {
+                "initial": colour(),
+                "mode": choice("instant", gone={"fence": "which this version does not have yet"}),
+                "wait": choice("acked", "drained"),
+                "ack_timeout": duration("10ms", "10m"),
+                "drain_timeout": duration("0s"),
+            },
+        ),
+        "state": Section(StateSection, {"dir": text('a directory, or "auto"', r"[^\0-\x1f]{1,4096}")}),
+        "admin": Section(
+            AdminSection,
+            {
+                "listen": address(port_zero=True, tcp_only="for a unix socket set [admin] socket", empty=True),
+                "socket": text('the path of a unix socket, "auto", or "" for none', r"[^\0-\x1f]{0,4096}"),
+                "tokens": ListOf(_TOKEN, identity=lambda token: token.name),
+                "allowed_hosts": ListOf(
+                    text("a host name or address without a port", r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]"),
+                ),
+            },
+        ),
+        "headers": Section(
+            HeaderSettings,
+            {
+                "request_id": text(
+                    "the name of a header field that has no other meaning",
+                    f"(?i:(?!(?:{_TAKEN_FIELDS})$){_FIELD_NAME})",
+                ),
+                "expose": true_or_false(),
+            },
+        ),
+        "log": Section(
+            Log,
+            {
+                "level": choice("debug", "info", "warning", "error"),
+                "format": choice("auto", "text", "json"),
+                "access": choice("json", "combined", "off"),
+                "access_file": text('a path, or "-" for standard output', r"[^\0-\x1f]{1,4096}"),
+            },
+        ),
+    },
+)
+
+
+def keys(section: Section = ROOT, at: Path = ()) -> Iterator[tuple[Path, Node]]:
+    """Every key with its path, sections left out."""
+    for name, node in section.keys.items():
+        path = (*at, name)
+        if isinstance(node, Section):
+            yield from keys(node, path)
+        else:
+            yield path, node
+
+
+def label(path: Path) -> str:
+    """How a path is written in an error: `[server.timeouts] header`, `[pools.blue] upstreams[1].weight`."""
+    node: Node = ROOT
+    depth = 0
+    for part in path:
+        if not isinstance(node, Section) or not isinstance(node.keys.get(str(part)), Section):
+            break
+        node = node.keys[str(part)]
+        depth += 1
+    section, rest = path[:depth], path[depth:]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest).removeprefix(".")
+    return " ".join(part for part in (f"[{'.'.join(map(str, section))}]" if section else "", name) if part)
