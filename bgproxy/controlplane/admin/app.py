@@ -1,0 +1,116 @@
+"""The admin API: its own listeners, never those of the data plane; JSON in, JSON out.
+
+`start_admin` is all that the supervisor needs; the handlers speak to a `ControlPlane`, which tests can play themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from bgproxy.controlplane.admin import sockets
+from bgproxy.controlplane.admin.auth import Gatekeeper, Token
+from bgproxy.controlplane.admin.bodies import MAX_BODY
+from bgproxy.controlplane.admin.connection import Connection
+from bgproxy.controlplane.admin.etag import Revisions
+from bgproxy.controlplane.admin.handlers import CONTROL, REVISIONS, ROUTES, ControlPlane
+from bgproxy.controlplane.admin.problems import Handler, as_problems, harden_every_answer
+from bgproxy.core.model import Address
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+    from pathlib import Path
+
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+WILDCARDS = ("0.0.0.0", "::")
+KEEP_ALIVE_S = 30.0
+CLOSE_TIMEOUT_S = 5.0  # for requests that are still running when the server closes
+
+
+def make_app(control: ControlPlane, *, tokens: Sequence[Token] = (), allowed_hosts: Sequence[str]) -> web.Application:
+    gatekeeper = Gatekeeper(tokens, allowed_hosts)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await gatekeeper.check(request, handler)
+
+    app = web.Application(middlewares=[as_problems, check], client_max_size=MAX_BODY)
+    app[CONTROL] = control
+    app[REVISIONS] = Revisions()
+    app.on_response_prepare.append(harden_every_answer)
+    app.add_routes(ROUTES)
+    return app
+
+
+class AdminServer:
+    """A running admin API. `address` is the TCP address actually bound, None without one."""
+
+    def __init__(
+        self, runner: web.AppRunner, listeners: list[asyncio.Server], address: Address | None, path: Path | None
+    ) -> None:
+        self._runner, self._listeners = runner, listeners
+        self.address, self.path = address, path
+        self._inode = path.lstat().st_ino if path is not None else 0
+
+    @property
+    def url(self) -> str:
+        """What `--admin` takes: the TCP address if there is one, else the unix socket."""
+        return f"http://{self.address}" if self.address is not None else f"unix:{self.path}"
+
+    async def close(self) -> None:
+        """Stop listening, let running requests finish within a few seconds, remove the socket file."""
+        if self.path is not None:
+            sockets.remove_unix(self.path, self._inode)
+        for listener in self._listeners:
+            listener.close()
+        await self._runner.cleanup()
+
+
+async def start_admin(
+    control: ControlPlane,
+    *,
+    listen: Address | None,
+    socket_path: Path | None,
+    tokens: Sequence[Token] = (),
+    allowed_hosts: Sequence[str] = LOCAL_HOSTS,
+) -> AdminServer:
+    """StartupError names the address that cannot be had; then nothing is left open."""
+    opened: list[socket.socket] = []
+    address = None
+    try:
+        if listen is not None:
+            opened.append(sockets.open_tcp(listen))
+            address = Address(host=listen.host, port=opened[-1].getsockname()[1])
+        if socket_path is not None:
+            opened.append(sockets.open_unix(socket_path))
+    except BaseException:
+        for each in opened:
+            each.close()
+        raise
+    hosts = [*allowed_hosts, *_own_host(listen)]
+    app = make_app(control, tokens=tokens, allowed_hosts=hosts)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT_S)
+    await runner.setup()
+    assert runner.server is not None
+    loop = asyncio.get_running_loop()
+    connection = partial(
+        Connection,
+        runner.server,
+        loop=loop,
+        access_log=None,  # type: ignore[arg-type]  # None turns it off, the annotation forgot
+        keepalive_timeout=KEEP_ALIVE_S,
+        max_headers=100,
+    )
+    listeners = [await loop.create_server(connection, sock=each, backlog=sockets.BACKLOG) for each in opened]
+    return AdminServer(runner, listeners, address, socket_path)
+
+
+def _own_host(listen: Address | None) -> list[str]:
+    """A name under which nobody but this machine can be meant; "every interface" is not one."""
+    if listen is None or listen.host in WILDCARDS:
+        return []
+    return [f"[{listen.host}]" if ":" in listen.host else listen.host]

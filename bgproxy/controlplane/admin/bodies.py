@@ -1,0 +1,171 @@
+"""What a caller may ask for, read strictly: an unknown key, a wrong type or a key given twice is refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from bgproxy.controlplane.admin.problems import HttpError
+from bgproxy.controlplane.orders import SwitchOrder
+from bgproxy.core.model import Colour
+from bgproxy.errors import BadRequest
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+MAX_BODY = 64 * 1024  # bytes
+BODY_TIMEOUT_S = 10.0
+MAX_TIMEOUT_S = 24 * 3600.0
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+Reason = Annotated[str, msgspec.Meta(max_length=1000)]
+Epoch = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class RollbackBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """`timeout` bounds the wait for the drain: a duration like "30s", or a number of seconds."""
+
+    mode: Literal["instant"] = "instant"
+    if_epoch: Epoch | None = None
+    reason: Reason = ""
+    wait: Literal["acked", "drained"] | None = None
+    timeout: float | str | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+class SwitchBody(RollbackBody, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    to: Literal["blue", "green"]
+
+
+B = TypeVar("B", bound=RollbackBody)
+
+
+async def switch_order(request: web.Request, *, by: str, wait: Literal["acked", "drained"]) -> SwitchOrder:
+    body = _typed(await _document(request), SwitchBody)
+    return _order("switch", Colour.named(body.to), body, by, wait)
+
+
+async def rollback_order(request: web.Request, *, by: str, wait: Literal["acked", "drained"]) -> SwitchOrder:
+    return _order("rollback", None, _typed(await _document(request), RollbackBody), by, wait)
+
+
+def colour_of_query(request: web.Request) -> Colour:
+    unknown = [key for key in request.query if key != "to"]
+    if unknown:
+        raise BadRequest(f"the query parameter {unknown[0]!r} is unknown; only 'to' is expected")
+    texts = request.query.getall("to", [])
+    if len(texts) != 1:
+        raise BadRequest("the query parameter 'to' is expected once: /preflight?to=blue or /preflight?to=green")
+    return _colour(texts[0])
+
+
+def _colour(text: str) -> Colour:
+    try:
+        return Colour.named(text)
+    except ValueError as error:
+        raise BadRequest(f"'to': {error}") from None
+
+
+def _order(
+    kind: Literal["switch", "rollback"],
+    to: Colour | None,
+    body: RollbackBody,
+    by: str,
+    wait: Literal["acked", "drained"],
+) -> SwitchOrder:
+    return SwitchOrder(
+        kind=kind,
+        to=to,
+        if_epoch=body.if_epoch,
+        reason=body.reason,
+        by=by,
+        wait=body.wait or wait,
+        timeout_s=None if body.timeout is None else _seconds(body.timeout),
+        force=body.force,
+        dry_run=body.dry_run,
+    )
+
+
+def _seconds(value: float | str) -> float:
+    seconds = value
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value)
+        if match is None:
+            raise BadRequest(f"'timeout': {value!r} is not a duration; expected something like '30s'")
+        seconds = float(match[1]) * _UNITS_S[match[2]]
+    if not 0 <= float(seconds) <= MAX_TIMEOUT_S:
+        raise BadRequest("'timeout' must be between 0 and 24 hours")
+    return float(seconds)
+
+
+async def _document(request: web.Request) -> dict[str, Any]:
+    """The JSON object in the body; an absent body is an empty object."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            raw = await request.read()
+    except TimeoutError:
+        raise HttpError(HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {BODY_TIMEOUT_S:g}s") from None
+    if not raw:
+        return {}
+    if request.content_type != "application/json":
+        raise HttpError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the body is {request.headers.get('Content-Type', 'of no declared type')!r}",
+            hint="send Content-Type: application/json",
+        )
+    return parse_object(raw)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"the body is not UTF-8: byte {error.start} is {raw[error.start]:#04x}") from None
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except (RecursionError, ValueError):
+        raise BadRequest("the body is not JSON that can be read: nested too deeply, or a number too long") from None
+    if not isinstance(document, dict):
+        raise BadRequest('the body must be a JSON object, like {"to": "green"}')
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in document:
+            raise BadRequest(f"the key {key!r} is given twice")
+        document[key] = value
+    return document
+
+
+def _no_constant(text: str) -> Any:
+    raise BadRequest(f"{text} is not a JSON number")
+
+
+def _typed(document: dict[str, Any], kind: type[B]) -> B:
+    fields = kind.__struct_fields__
+    for key in document:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            meant = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(fields))}"
+            raise BadRequest(f"the key {key!r} is unknown", hint=meant)
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise BadRequest(_readable(str(error))) from None
+
+
+def _readable(text: str) -> str:
+    """msgspec says ``Expected `int`, got `str` - at `$.if_epoch` ``; the key belongs in front."""
+    sentence, _, place = text.partition(" - at `$.")
+    sentence = sentence[:1].lower() + sentence[1:].replace("`", "'")
+    return f"{place.rstrip('`')!r}: {sentence}" if place else sentence

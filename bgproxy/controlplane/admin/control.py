@@ -1,0 +1,54 @@
+"""The control plane as the admin API sees it: the switcher, the status and the metrics behind one face."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from bgproxy.errors import ControlError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bgproxy.controlplane.admin.metrics import Metrics
+    from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+    from bgproxy.controlplane.status import Status
+    from bgproxy.core.gates import Verdict
+    from bgproxy.core.model import Colour
+
+
+class Switcher(Protocol):
+    """Executes orders; ControlError subclasses say why one was not, or not wholly, executed."""
+
+    async def execute(self, order: SwitchOrder) -> SwitchReport: ...
+    def verdicts(self, to: Colour, kind: str) -> Sequence[Verdict]: ...
+
+
+class Control:
+    """Adds counting to the switcher and otherwise only passes on. `default_wait` is [switch] wait."""
+
+    def __init__(
+        self, switcher: Switcher, status: Status, metrics: Metrics, *, default_wait: Literal["acked", "drained"]
+    ) -> None:
+        self._switcher, self._status, self._metrics = switcher, status, metrics
+        self.default_wait = default_wait
+
+    async def execute(self, order: SwitchOrder) -> SwitchReport:
+        try:
+            report = await self._switcher.execute(order)
+        except ControlError as error:
+            self._metrics.switches.failed(order, error)
+            raise
+        self._metrics.switches.answered(report)
+        return report
+
+    def preflight(self, to: Colour) -> Sequence[Verdict]:
+        return self._switcher.verdicts(to, "switch")
+
+    def status(self) -> dict[str, Any]:
+        return self._status.document()
+
+    def metrics(self) -> str:
+        return self._metrics.render()
+
+    def not_ready(self) -> list[str]:
+        return self._status.not_ready()

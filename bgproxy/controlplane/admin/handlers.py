@@ -1,0 +1,113 @@
+"""One function per route: read the request, call the control plane, write the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from bgproxy import __version__
+from bgproxy.controlplane.admin.auth import CALLER
+from bgproxy.controlplane.admin.bodies import colour_of_query, rollback_order, switch_order
+from bgproxy.controlplane.admin.etag import Revisions
+from bgproxy.controlplane.admin.problems import problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+    from bgproxy.core.gates import Verdict
+    from bgproxy.core.model import Colour
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class ControlPlane(Protocol):
+    """What the handlers ask for. ControlError subclasses are answers, anything else is a fault."""
+
+    @property
+    def default_wait(self) -> Literal["acked", "drained"]: ...
+
+    async def execute(self, order: SwitchOrder) -> SwitchReport: ...
+    def preflight(self, to: Colour) -> Sequence[Verdict]: ...
+    def status(self) -> dict[str, Any]: ...
+    def metrics(self) -> str: ...
+    def not_ready(self) -> list[str]:
+        """Why no traffic should be sent here; empty when it should."""
+
+
+CONTROL = web.AppKey("control", ControlPlane)
+REVISIONS = web.AppKey("revisions", Revisions)
+
+
+async def get_status(request: web.Request) -> web.Response:
+    document = request.app[CONTROL].status()
+    tag = request.app[REVISIONS].tag(document)
+    if any(known.value == tag or known.value == "*" for known in request.if_none_match or ()):
+        return web.Response(status=304, headers={"ETag": f'"{tag}"'})
+    answer = _json(document)
+    answer.headers["ETag"] = f'"{tag}"'
+    return answer
+
+
+async def post_switch(request: web.Request) -> web.Response:
+    control = request.app[CONTROL]
+    order = await switch_order(request, by=request[CALLER].by, wait=control.default_wait)
+    return _json(msgspec.to_builtins(await control.execute(order)))
+
+
+async def post_rollback(request: web.Request) -> web.Response:
+    control = request.app[CONTROL]
+    order = await rollback_order(request, by=request[CALLER].by, wait=control.default_wait)
+    return _json(msgspec.to_builtins(await control.execute(order)))
+
+
+async def get_preflight(request: web.Request) -> web.Response:
+    to = colour_of_query(request)
+    verdicts = request.app[CONTROL].preflight(to)
+    return _json(
+        {
+            "to": to.label,
+            "ok": all(verdict.passed for verdict in verdicts),
+            "failed": [verdict.as_dict() for verdict in verdicts if not verdict.passed],
+            "verdicts": [verdict.as_dict() | {"passed": verdict.passed} for verdict in verdicts],
+        }
+    )
+
+
+async def get_metrics(request: web.Request) -> web.Response:
+    body = request.app[CONTROL].metrics().encode()
+    return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
+
+
+async def get_livez(_request: web.Request) -> web.Response:
+    return _json({"ok": True})
+
+
+async def get_readyz(request: web.Request) -> web.Response:
+    reasons = request.app[CONTROL].not_ready()
+    if reasons:
+        return problem(503, "not_ready", "; ".join(reasons), extra={"ok": False, "reasons": reasons})
+    return _json({"ok": True})
+
+
+async def get_version(_request: web.Request) -> web.Response:
+    return _json({"version": __version__})
+
+
+ROUTES = (
+    web.get("/status", get_status),
+    web.post("/switch", post_switch),
+    web.post("/rollback", post_rollback),
+    web.get("/preflight", get_preflight),
+    web.get("/metrics", get_metrics),
+    web.get("/livez", get_livez),
+    web.get("/readyz", get_readyz),
+    web.get("/version", get_version),
+)
+
+
+def _json(document: Any) -> web.Response:
+    return web.Response(body=orjson.dumps(document) + b"\n", content_type="application/json")

@@ -1,0 +1,206 @@
+"""Prometheus metrics, rendered when asked for, from the counters that are there anyway.
+
+Labels are bounded: colours, configured upstreams, known methods, codes and reasons; never a path, a host or free text.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+from bgproxy import __version__
+from bgproxy.controlplane.admin.exposition import EDGES_S, Sample, counter, gauge, histogram, place
+from bgproxy.controlplane.sampler import gauge as summed
+from bgproxy.core.model import COLOURS, Colour
+from bgproxy.shm import worker_slot as slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+    from bgproxy.core.health import UpstreamHealth
+    from bgproxy.errors import ControlError
+    from bgproxy.shm.segment import Segment
+
+CODE_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+# A bucket of a slot counts for the first edge that its upper end does not pass: figures err to the slow side.
+_FOLD = [place(slot.bucket_upper_s(bucket)) for bucket in range(slot.BUCKETS - 1)] + [len(EDGES_S)]
+
+
+class Probing(Protocol):
+    """What the prober says about the upstreams."""
+
+    @property
+    def checks(self) -> Mapping[tuple[Colour, str, str], int]: ...
+    def views(self, colour: Colour) -> list[UpstreamHealth]: ...
+    def is_stale(self, view: UpstreamHealth) -> bool: ...
+
+
+class SwitchCounters:
+    """What came of every order since the start of this supervisor."""
+
+    def __init__(self) -> None:
+        self.results: Counter[tuple[str, str, str]] = Counter()
+        self.acked_buckets = [0] * (len(EDGES_S) + 1)
+        self.acked_sum_s = 0.0
+
+    def samples(self) -> list[Sample]:
+        return [({"to": to, "kind": kind, "result": result}, n) for (to, kind, result), n in self.results.items()]
+
+    def answered(self, report: SwitchReport) -> None:
+        if report.dry_run:
+            return
+        self.results[report.to, report.kind, "ok" if report.changed else "unchanged"] += 1
+        if report.changed:
+            self.acked_buckets[place(report.acked_s)] += 1
+            self.acked_sum_s += report.acked_s
+
+    def failed(self, order: SwitchOrder, error: ControlError) -> None:
+        if not order.dry_run:
+            to = order.to.label if order.to is not None else "previous"
+            self.results[to, order.kind, error.code] += 1
+
+
+class Metrics:
+    """Reads from the segment and the prober, keeps only the switch counters."""
+
+    def __init__(self, segment: Segment, prober: Probing) -> None:
+        self._segment, self._prober = segment, prober
+        self.switches = SwitchCounters()
+
+    def render(self) -> str:
+        families = (*self._switching(), *self._traffic(), *self._upstreams(), *self._process())
+        return "\n".join(line for family in families for line in family) + "\n"
+
+    def _switching(self) -> Iterator[list[str]]:
+        live = self._segment.live.load()
+        yield gauge("live", "1 for the colour that takes new requests.", _by_colour(lambda c: int(c == live.colour)))
+        yield gauge("epoch", "Count of cutovers.", [({}, live.epoch)])
+        yield counter(
+            "switches_total",
+            "Switches and rollbacks since the start of the supervisor, by result.",
+            [
+                ({"to": to, "kind": kind, "result": result}, n)
+                for (to, kind, result), n in self.switches.results.items()
+            ],
+        )
+        yield histogram(
+            "switch_acked_seconds",
+            "From the cutover until every worker had seen it.",
+            [({}, self.switches.acked_buckets, self.switches.acked_sum_s)],
+        )
+
+    def _traffic(self) -> Iterator[list[str]]:
+        yield counter("requests_total", "Requests answered.", self._requests())
+        yield histogram(
+            "request_duration_seconds", "From the request head to the end of the answer.", self._durations()
+        )
+        yield gauge("requests_in_flight", "Requests being served, streams not counted.", self._cells(slot.IN_FLIGHT))
+        yield gauge(
+            "streams_active",
+            "Upgraded connections and event streams.",
+            [
+                ({"colour": colour.label, "kind": kind}, summed(self._slots, cell + colour))
+                for kind, cell in (("tunnel", slot.TUNNELS), ("event_stream", slot.EVENT_STREAMS))
+                for colour in COLOURS
+            ],
+        )
+        yield counter("request_bytes_total", "Bytes sent to upstreams.", self._cells(slot.REQUEST_BYTES))
+        yield counter("response_bytes_total", "Bytes received from upstreams.", self._cells(slot.RESPONSE_BYTES))
+        yield gauge(
+            "client_connections", "Open client connections.", [({}, summed(self._slots, slot.CLIENT_CONNECTIONS))]
+        )
+        yield counter(
+            "rejected_requests_total",
+            "Refused before a colour was chosen, or cut by a limit.",
+            [({"reason": why}, summed(self._slots, slot.rejected_cell(why))) for why in slot.REJECTIONS],
+        )
+
+    def _upstreams(self) -> Iterator[list[str]]:
+        yield gauge("upstream_connections", "Connections to upstreams.", self._upstream_connections())
+        yield counter("upstream_connects_total", "Connections opened to upstreams.", self._cells(slot.CONNECTS))
+        yield counter("upstream_reuses_total", "Requests sent on a parked connection.", self._cells(slot.REUSES))
+        yield counter("upstream_retries_total", "Attempts made again in the same pool.", self._cells(slot.RETRIES))
+        yield counter(
+            "upstream_errors_total",
+            "Attempts that failed, by reason.",
+            [
+                ({"colour": colour.label, "reason": reason}, summed(self._slots, slot.error_cell(colour, reason)))
+                for colour in COLOURS
+                for reason in slot.UPSTREAM_ERRORS
+            ],
+        )
+        views = [(colour, view) for colour in COLOURS for view in self._prober.views(colour)]
+        # Unknown and stale count as not up: nobody may take an old verdict for a good one.
+        up = [(colour, view, view.up is True and not self._prober.is_stale(view)) for colour, view in views]
+        yield gauge(
+            "upstream_up",
+            "1 for an upstream that its checks call healthy.",
+            [({"colour": colour.label, "upstream": view.id}, int(good)) for colour, view, good in up],
+        )
+        yield gauge(
+            "pool_healthy",
+            "Healthy upstreams of a pool.",
+            _by_colour(lambda c: sum(good for colour, _, good in up if colour == c)),
+        )
+        yield counter(
+            "health_checks_total",
+            "Probes made, by result.",
+            [
+                ({"colour": colour.label, "upstream": upstream, "result": result}, n)
+                for (colour, upstream, result), n in self._prober.checks.items()
+            ],
+        )
+
+    def _process(self) -> Iterator[list[str]]:
+        yield gauge(
+            "event_loop_lag_seconds",
+            "How late the last tick of a worker came.",
+            [({"worker": str(i)}, each.cells[slot.LAG_NS] / 1e9) for i, each in enumerate(self._slots)],
+        )
+        build = {"version": __version__, "python": platform.python_version()}
+        yield gauge("build_info", "Always 1.", [(build, 1)])
+
+    @property
+    def _slots(self) -> Sequence[slot.WorkerSlot]:
+        return self._segment.slots
+
+    def _cells(self, cell: int) -> list[Sample]:
+        return _by_colour(lambda colour: summed(self._slots, cell + colour))
+
+    def _upstream_connections(self) -> Iterator[Sample]:
+        for colour in COLOURS:
+            parked = summed(self._slots, slot.PARKED + colour)
+            # Read one after the other while workers count on: never show less than none.
+            busy = max(0, summed(self._slots, slot.UPSTREAM_CONNECTIONS + colour) - parked)
+            yield {"colour": colour.label, "state": "parked"}, parked
+            yield {"colour": colour.label, "state": "busy"}, busy
+
+    def _requests(self) -> Iterator[Sample]:
+        counts: Counter[tuple[int, str, int]] = Counter()
+        for each in self._slots:
+            for colour, method, code, count in each.requests():
+                counts[colour, method, code] += count
+        for (colour, method, code), count in counts.items():
+            yield {"colour": Colour(colour).label, "method": method, "code": str(code)}, count
+
+    def _durations(self) -> Iterator[tuple[dict[str, str], list[int], float]]:
+        for colour in COLOURS:
+            for code_class, name in enumerate(CODE_CLASSES):
+                counts, total_ns = self._folded(colour, code_class)
+                yield {"colour": colour.label, "code_class": name}, counts, total_ns / 1e9
+
+    def _folded(self, colour: Colour, code_class: int) -> tuple[list[int], int]:
+        counts, total_ns = [0] * (len(EDGES_S) + 1), 0
+        for each in self._slots:
+            row, row_ns = each.histogram(colour, code_class)
+            total_ns += row_ns
+            for bucket, count in enumerate(row):
+                if count:
+                    counts[_FOLD[bucket]] += count
+        return counts, total_ns
+
+
+def _by_colour(value: Callable[[Colour], float]) -> list[Sample]:
+    return [({"colour": colour.label}, value(colour)) for colour in COLOURS]

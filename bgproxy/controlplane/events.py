@@ -1,0 +1,53 @@
+"""What happened, said once: every part of the control plane that has something to tell the operator says it here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What an operator should look at is a warning, everything else is information.
+WARNINGS = frozenset(
+    {
+        "drain_timed_out",
+        "orphans_found",
+        "orphans_killed",
+        "pool_degraded",
+        "probe_loop_died",
+        "switch_not_written",
+        "switch_refused",
+        "upstream_down",
+        "upstream_ejected",
+        "worker_crash_loop",
+        "worker_died",
+        "worker_killed",
+        "worker_not_started",
+        "workers_did_not_acknowledge",
+        "workers_record_unusable",
+    }
+)
+
+
+class Emit(Protocol):
+    def __call__(self, event: str, /, **fields: object) -> None: ...
+
+
+class Events:
+    """Hands every event to the log and to those who asked to be told."""
+
+    def __init__(self) -> None:
+        self._log: Any = structlog.get_logger("bgproxy")
+        self._listeners: list[Callable[[str, dict[str, object]], None]] = []
+
+    def listen(self, listener: Callable[[str, dict[str, object]], None]) -> None:
+        self._listeners.append(listener)
+
+    def emit(self, event: str, /, **fields: object) -> None:
+        """`event` is a verb phrase in the past, like `upstream_down`; fields are plain values."""
+        write = self._log.warning if event in WARNINGS else self._log.info
+        write(event, **fields)
+        for listener in self._listeners:
+            listener(event, fields)

@@ -1,0 +1,259 @@
+"""One switch or rollback on its way through the protocol of core/switch.py: each action is performed here.
+
+The intent is on disk before the word moves, and the answer waits until every worker has said that it saw the word, or
+is known to be dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bgproxy.controlplane import drain
+from bgproxy.controlplane.orders import ReplacedWorker, SwitchOrder, SwitchReport
+from bgproxy.controlplane.state_store import LastSwitch, State
+from bgproxy.core import gates
+from bgproxy.core.switch import Action, Event, Phase, Switch
+from bgproxy.errors import (
+    ControlError,
+    DrainTimedOut,
+    StaleEpoch,
+    StoreUnavailable,
+    SwitchRefused,
+    WorkersDidNotAcknowledge,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bgproxy.controlplane.drain import Outcome
+    from bgproxy.controlplane.events import Emit
+    from bgproxy.controlplane.orphans import Orphans
+    from bgproxy.controlplane.state_store import StateStore
+    from bgproxy.controlplane.worker_process import WorkerProcess
+    from bgproxy.controlplane.workers import Workers
+    from bgproxy.core.gates import Verdict
+    from bgproxy.core.model import Colour
+    from bgproxy.shm.live_pointer import Live
+    from bgproxy.shm.segment import Segment
+
+UNDO = "bgproxy rollback"
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation works with. `announce(colour, forced)` prepares the health board just before the word moves;
+    `verdicts(to, kind)` evaluates the gates as things are now. Times in seconds."""
+
+    segment: Segment
+    store: StateStore
+    workers: Workers
+    orphans: Orphans
+    announce: Callable[[Colour, bool], None]
+    verdicts: Callable[[Colour, str], list[Verdict]]
+    emit: Emit
+    ack_timeout_s: float
+    drain_timeout_s: float
+
+
+class Operation:
+    """`phase_changed` is called after every step; `moved` once, right after the cutover."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        order: SwitchOrder,
+        before: Live,
+        to: Colour,
+        at: str,
+        *,
+        moved: Callable[[Operation], None],
+        acknowledged: Callable[[Operation], asyncio.Task[Outcome]],
+        phase_changed: Callable[[Operation], None],
+    ) -> None:
+        self.tools, self.order, self.before, self.to, self.at = tools, order, before, to, at
+        self.epoch = before.epoch + 1
+        self.protocol = Switch()
+        self.overridden: list[Verdict] = []
+        self.replaced: list[ReplacedWorker] = []
+        self.durable_s = self.acked_s = 0.0
+        self.drain_s: float | None = None
+        self._moved, self._acknowledged, self._phase_changed = moved, acknowledged, phase_changed
+        self._stored_at = 0.0
+        self._silent: list[WorkerProcess] = []
+        self._drain: asyncio.Task[Outcome] | None = None
+        self._orphans_killed: list[int] = []
+        self._error: ControlError | None = None
+
+    async def run(self) -> SwitchReport:
+        """ControlError says why it was refused, or what is not as it should be although the word has moved."""
+        perform = {
+            Action.CHECK_GATES: self._check_gates,
+            Action.WRITE_INTENT: self._write_intent,
+            Action.CUT_OVER: self._cut_over,
+            Action.REPLACE_SILENT: self._replace_silent,
+            Action.CHOOSE_ANSWER: self._choose_answer,
+            Action.WATCH_DRAIN: self._watch_drain,
+        }
+        action: Action | None = Action.CHECK_GATES
+        while action is not None:
+            action = self.protocol.step(await perform[action]())
+            self._phase_changed(self)
+        if self._error is not None:
+            raise self._error
+        return self._report()
+
+    @property
+    def intent(self) -> State:
+        order, old = self.order, self.before.colour
+        last = LastSwitch(
+            at=self.at,
+            from_=old.name.lower(),  # type: ignore[arg-type]  # the two labels are the two literals
+            to=self.to.name.lower(),  # type: ignore[arg-type]
+            kind=order.kind,
+            by=order.by,
+            reason=order.reason,
+            forced=bool(self.overridden),
+        )
+        return State(epoch=self.epoch, live=last.to, previous=last.from_, last_switch=last)
+
+    # --- the actions ---
+
+    async def _check_gates(self) -> Event:
+        failed = gates.failed(self.tools.verdicts(self.to, self.order.kind))
+        if failed and not self.order.force and all(v.gate in gates.PASSES_BY_WAITING for v in failed):
+            await self.tools.workers.all_ready(self.tools.ack_timeout_s)
+            failed = gates.failed(self.tools.verdicts(self.to, self.order.kind))
+        if failed and not self.order.force:
+            self._error = refused(self.order.kind, self.to, failed)
+            self.tools.emit("switch_refused", to=self.to.label, kind=self.order.kind, reasons=[str(v) for v in failed])
+            return Event.GATES_FAILED
+        self.overridden = failed
+        return Event.GATES_PASSED
+
+    async def _write_intent(self) -> Event:
+        started = time.perf_counter()
+        try:
+            await self.tools.store.save(self.intent)
+        except StoreUnavailable as error:
+            self._error = error
+            self.tools.emit("switch_not_written", to=self.to.label, kind=self.order.kind, error=error.detail)
+            return Event.INTENT_NOT_WRITTEN
+        self.durable_s = time.perf_counter() - started
+        return Event.INTENT_DURABLE
+
+    async def _cut_over(self) -> Event:
+        self.tools.announce(self.to, self.order.force)
+        self._stored_at = time.perf_counter()
+        self.tools.segment.live.store(self.epoch, self.to)
+        self._moved(self)
+        self._silent = await self.tools.workers.publish(self.epoch, self.tools.ack_timeout_s)
+        # Orphans read another word: they can only be here where the gates were overridden, or for a rollback.
+        return Event.SOME_SILENT if self._silent or self.tools.orphans.pids() else Event.ALL_ACKNOWLEDGED
+
+    async def _replace_silent(self) -> Event:
+        reason = f"did not acknowledge epoch {self.epoch} within {self.tools.ack_timeout_s:g} s"
+        deaths = await asyncio.gather(*(self.tools.workers.kill_and_replace(w, reason) for w in self._silent))
+        alive = [f"worker {w.number} (pid {w.pid})" for w, dead in zip(self._silent, deaths, strict=True) if not dead]
+        self.replaced = [
+            ReplacedWorker(w.number, w.pid, reason) for w, dead in zip(self._silent, deaths, strict=True) if dead
+        ]
+        try:
+            self._orphans_killed = await self.tools.orphans.end_now(self.tools.ack_timeout_s)
+        except ChildProcessError as error:
+            alive.append(f"workers of an earlier supervisor: {error}")
+        if not alive:
+            return Event.SILENT_ONES_DEAD
+        self._error = WorkersDidNotAcknowledge(
+            f"{self.to.label} is live (epoch {self.epoch}), but {'; '.join(alive)} did not acknowledge it and could "
+            f"not be killed: until that ends, requests may still reach {self.before.colour.label}",
+            hint="kill -9 the named processes; if they stay, the machine has to be restarted",
+            extra={"epoch": self.epoch, "live": self.to.label, "workers": alive},
+        )
+        self.tools.emit("workers_did_not_acknowledge", epoch=self.epoch, workers=alive)
+        return Event.DEATH_NOT_CONFIRMED
+
+    async def _choose_answer(self) -> Event:
+        self.acked_s = time.perf_counter() - self._stored_at
+        self._drain = self._acknowledged(self)
+        self.tools.emit(
+            "cut_over",
+            colour=self.to.label,
+            epoch=self.epoch,
+            kind=self.order.kind,
+            by=self.order.by,
+            reason=self.order.reason,
+            durable_s=round(self.durable_s, 6),
+            acked_s=round(self.acked_s, 6),
+            replaced_workers=[each.worker for each in self.replaced],
+            overridden=[str(verdict) for verdict in self.overridden],
+        )
+        return Event.DRAIN_WANTED if self.order.wait == "drained" else Event.ANSWER_NOW
+
+    async def _watch_drain(self) -> Event:
+        assert self._drain is not None
+        outcome = await asyncio.shield(self._drain)
+        self.drain_s = time.perf_counter() - self._stored_at
+        if outcome is drain.Outcome.EMPTY:
+            return Event.OLD_COLOUR_EMPTY
+        if outcome is drain.Outcome.TIMED_OUT:
+            self._error = drain_timed_out(self.tools, self.before.colour, self.drain_s)
+            return Event.DRAIN_TIMED_OUT
+        now = self.tools.segment.live.load()
+        self._error = StaleEpoch(
+            f"the {self.order.kind} to {self.to.label} (epoch {self.epoch}) was done, but epoch {now.epoch} "
+            f"({now.colour.label}) came before {self.before.colour.label} was drained",
+            hint="look at bgproxy status for who made the later switch",
+            extra={"epoch": now.epoch, "live": now.colour.label},
+        )
+        return Event.NEXT_SWITCH_CAME
+
+    def _report(self) -> SwitchReport:
+        assert self.protocol.phase is Phase.SETTLED
+        killed = ", ".join(map(str, self._orphans_killed))
+        return SwitchReport(
+            changed=True,
+            kind=self.order.kind,
+            from_=self.before.colour.label,
+            to=self.to.label,
+            epoch=self.epoch,
+            at=self.at,
+            by=self.order.by,
+            reason=self.order.reason,
+            forced=bool(self.overridden),
+            durable_s=self.durable_s,
+            acked_s=self.acked_s,
+            drain_s=self.drain_s,
+            replaced_workers=tuple(self.replaced),
+            overridden=tuple(verdict.as_dict() for verdict in self.overridden),
+            undo=UNDO,
+            detail=f"workers of an earlier supervisor had to be killed: pid {killed}" if killed else "",
+        )
+
+
+def refused(kind: str, to: Colour, failed: list[Verdict]) -> SwitchRefused:
+    reasons = "; ".join(map(str, failed))
+    return SwitchRefused(
+        f"the {kind} to {to.label} was refused: {reasons}; nothing was changed",
+        failed=[verdict.as_dict() for verdict in failed],
+        hint=f"repair what is named and repeat it; `bgproxy preflight {to.label}` tells when it would pass, "
+        "--force overrides",
+    )
+
+
+def drain_timed_out(tools: Tools, old: Colour, waited_s: float) -> DrainTimedOut:
+    live = tools.segment.live.load()
+    left = drain.remaining(tools.segment.slots, old)
+    return DrainTimedOut(
+        f"{live.colour.label} is live (epoch {live.epoch}), but after {waited_s:.1f} s {left.requests} requests "
+        f"still run on {old.label}",
+        hint=f"they go on undisturbed; wait before you stop {old.label}, or look at bgproxy status",
+        extra={
+            "epoch": live.epoch,
+            "live": live.colour.label,
+            "remaining": {"requests": left.requests, "streams": left.streams},
+            "drain_s": round(waited_s, 3),
+        },
+    )

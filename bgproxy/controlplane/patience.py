@@ -1,0 +1,46 @@
+"""How long an operator is willing to wait: until the first signal, and after it until the second."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from contextlib import AsyncExitStack
+
+# A terminal that closes sends SIGHUP, which would end the process in the middle of everything.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Interrupted(Exception):
+    """A signal came before everything was started."""
+
+
+class Patience:
+    """The first signal asks for an orderly end, the second for the end."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.asked_to_stop = asyncio.Event()
+        self.lost = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.signal)
+            stack.callback(loop.remove_signal_handler, number)
+
+    def signal(self) -> None:
+        if self.asked_to_stop.is_set():
+            self.lost.set()
+        self.asked_to_stop.set()
+
+    async def wait_for(self, work: Coroutine[Any, Any, bool]) -> bool:
+        """The result of `work`; Interrupted where a signal comes first."""
+        task = asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self.asked_to_stop.wait())
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not task.done():
+            task.cancel()
+            raise Interrupted
+        return task.result()

@@ -1,0 +1,281 @@
+"""Takes orders and lets one operation run at a time; knows what was switched last.
+
+An operation runs to its end even where the client that ordered it is gone: half a switch does not exist. While an old
+colour drains, nobody is kept waiting: a rollback must be possible during it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bgproxy.controlplane import drain, operation
+from bgproxy.controlplane.operation import Operation
+from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+from bgproxy.core import gates
+from bgproxy.core.model import Colour
+from bgproxy.errors import BadRequest, NothingToRollBackTo, StaleEpoch, SwitchInProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from bgproxy.controlplane.checklist import Checklist
+    from bgproxy.controlplane.drain import Outcome
+    from bgproxy.controlplane.events import Emit
+    from bgproxy.controlplane.orphans import Orphans
+    from bgproxy.controlplane.state_store import State, StateStore
+    from bgproxy.controlplane.workers import Workers
+    from bgproxy.core.gates import Verdict
+    from bgproxy.shm.live_pointer import Live
+    from bgproxy.shm.segment import Segment
+
+
+class Switcher:
+    """`state` is what was loaded or began with; the segment already holds its word. `announce(colour, forced)` prepares
+    the health board just before the word moves. Times in seconds."""
+
+    def __init__(
+        self,
+        state: State,
+        segment: Segment,
+        store: StateStore,
+        workers: Workers,
+        orphans: Orphans,
+        checklist: Checklist,
+        *,
+        announce: Callable[[Colour, bool], None],
+        emit: Emit,
+        ack_timeout_s: float,
+        drain_timeout_s: float,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._segment, self._checklist, self._emit, self._wall = segment, checklist, emit, wall
+        self._previous = state.previous_colour
+        self._last = _from_disk(state)
+        self._holder: dict[str, str] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._drain: asyncio.Task[Outcome] | None = None
+        self._closed = False
+        self._tools = operation.Tools(
+            segment=segment,
+            store=store,
+            workers=workers,
+            orphans=orphans,
+            announce=announce,
+            verdicts=checklist.verdicts,
+            emit=emit,
+            ack_timeout_s=ack_timeout_s,
+            drain_timeout_s=drain_timeout_s,
+        )
+
+    # --- what it says about itself ---
+
+    @property
+    def state(self) -> str:
+        """steady, switching or draining."""
+        if self._holder is not None:
+            return "switching"
+        return "draining" if self._drain is not None and not self._drain.done() else "steady"
+
+    @property
+    def previous(self) -> Colour | None:
+        return self._previous
+
+    @property
+    def last_switch(self) -> Mapping[str, Any] | None:
+        """at, from, to, kind, by, reason, epoch, forced, acked_s, drain_s, result. After a restart `result` is
+        "decided": what came of it is not on disk."""
+        return self._last
+
+    def verdicts(self, to: Colour, kind: str) -> list[Verdict]:
+        """Every verdict on a switch or rollback to `to`, now."""
+        return self._checklist.verdicts(to, kind)
+
+    # --- orders ---
+
+    async def execute(self, order: SwitchOrder) -> SwitchReport:
+        """The answer to an order; ControlError says why it was not, or not wholly, executed."""
+        if not order.dry_run:
+            self._refuse_if_busy()
+        before = self._segment.live.load()
+        to = self._target(order)
+        if order.if_epoch is not None and order.if_epoch != before.epoch:
+            raise StaleEpoch(
+                f"the epoch is {before.epoch} ({before.colour.label} is live) and not {order.if_epoch}; "
+                "nothing was changed",
+                hint="look at bgproxy status, decide again, and repeat it with the present epoch",
+                extra={"epoch": before.epoch, "live": before.colour.label},
+            )
+        if to == before.colour:
+            return await self._already_live(order, before)
+        if order.dry_run:
+            return self._rehearse(order, before, to)
+        holder = self._holder = {"kind": order.kind, "to": to.label, "by": order.by, "since": self._now()}
+        task = asyncio.get_running_loop().create_task(self._run(order, before, to, holder))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._nobody_heard)
+            raise
+
+    async def close(self) -> None:
+        """Refuse what comes; return when what runs has ended."""
+        self._closed = True
+        await asyncio.gather(*self._tasks, *filter(None, [self._drain]), return_exceptions=True)
+
+    # --- how they are executed ---
+
+    async def _run(self, order: SwitchOrder, before: Live, to: Colour, holder: dict[str, str]) -> SwitchReport:
+        def phase_changed(op: Operation) -> None:
+            if not op.protocol.exclusive:
+                self._release(holder)
+
+        try:
+            return await Operation(
+                self._tools,
+                order,
+                before,
+                to,
+                self._now(),
+                moved=self._moved,
+                acknowledged=self._acknowledged,
+                phase_changed=phase_changed,
+            ).run()
+        finally:
+            self._release(holder)
+
+    def _moved(self, op: Operation) -> None:
+        self._previous = op.before.colour
+        self._last = _from_disk(op.intent)
+        self._note(op.epoch, result="not_acknowledged")
+
+    def _acknowledged(self, op: Operation) -> asyncio.Task[Outcome]:
+        self._note(op.epoch, result="acknowledged", acked_s=op.acked_s)
+        self._drain = asyncio.get_running_loop().create_task(self._watch(op))
+        return self._drain
+
+    async def _watch(self, op: Operation) -> Outcome:
+        started = time.perf_counter()
+        timeout_s = self._drain_timeout_s(op.order)
+        old = op.before.colour
+        outcome = await drain.until_empty(
+            self._segment.slots, old, timeout_s, lambda: self._closed or self._segment.live.load().epoch != op.epoch
+        )
+        if self._closed and outcome is drain.Outcome.OVERTAKEN:
+            outcome = drain.Outcome.TIMED_OUT  # the shutdown has a bound of its own
+        drain_s = op.acked_s + time.perf_counter() - started
+        left = drain.remaining(self._segment.slots, old)
+        if outcome is drain.Outcome.EMPTY:
+            self._note(op.epoch, result="drained", drain_s=drain_s)
+            self._emit("drained", colour=old.label, epoch=op.epoch, drain_s=round(drain_s, 6), streams=left.streams)
+        elif outcome is drain.Outcome.TIMED_OUT:
+            self._note(op.epoch, result="drain_timed_out")
+            self._emit(
+                "drain_timed_out", colour=old.label, epoch=op.epoch, requests=left.requests, streams=left.streams
+            )
+        return outcome
+
+    def _note(self, epoch: int, **members: Any) -> None:
+        """Only the last switch is remembered: what becomes of an earlier one is no longer of interest."""
+        if self._last is not None and self._last["epoch"] == epoch:
+            self._last = self._last | members
+
+    def _release(self, holder: dict[str, str]) -> None:
+        if self._holder is holder:  # the next operation may be running by now
+            self._holder = None
+
+    def _refuse_if_busy(self) -> None:
+        if self._closed:
+            raise SwitchInProgress(
+                "the proxy is shutting down; nothing was changed", hint="repeat it when the proxy runs again"
+            )
+        if self._holder is not None:
+            by = f" by {self._holder['by']}" if self._holder["by"] else ""
+            raise SwitchInProgress(
+                f"a {self._holder['kind']} to {self._holder['to']}{by} is running since {self._holder['since']}; "
+                "nothing was changed",
+                hint="repeat it when that one has ended; bgproxy status shows it",
+                extra={"holder": dict(self._holder)},
+            )
+
+    def _target(self, order: SwitchOrder) -> Colour:
+        if order.kind == "switch":
+            if order.to is None:
+                raise BadRequest("a switch names the colour that is to be live", hint='give "to": "blue" or "green"')
+            return order.to
+        if self._previous is None:
+            raise NothingToRollBackTo(
+                "there has been no switch yet, so there is nothing to go back to; nothing was changed",
+                hint="name the colour instead: bgproxy switch COLOUR",
+            )
+        if order.to is not None and order.to != self._previous:
+            raise BadRequest(
+                f"a rollback goes to the previous colour, {self._previous.label}, not to {order.to.label}",
+                hint=f"leave the colour out, or use bgproxy switch {order.to.label}",
+            )
+        return self._previous
+
+    async def _already_live(self, order: SwitchOrder, now: Live) -> SwitchReport:
+        """Nothing to do, and said so; a repeated order still waits for the drain that it asks for."""
+        drain_s = None
+        old = now.colour.other
+        if order.wait == "drained" and not order.dry_run:
+            started = time.perf_counter()
+            outcome = await drain.until_empty(
+                self._segment.slots,
+                old,
+                self._drain_timeout_s(order),
+                lambda: self._segment.live.load().epoch != now.epoch,
+            )
+            drain_s = time.perf_counter() - started
+            if outcome is drain.Outcome.TIMED_OUT:
+                raise operation.drain_timed_out(self._tools, old, drain_s)
+        detail = f"{now.colour.label} is live already; nothing was changed"
+        return self._unchanged(order, now, now.colour, detail, drain_s=drain_s)
+
+    def _rehearse(self, order: SwitchOrder, before: Live, to: Colour) -> SwitchReport:
+        failed = gates.failed(self.verdicts(to, order.kind))
+        if failed and not order.force:
+            raise operation.refused(order.kind, to, failed)
+        overridden = tuple(verdict.as_dict() for verdict in failed)
+        detail = f"the {order.kind} to {to.label} would be done; nothing was changed"
+        return self._unchanged(order, before, to, detail, overridden=overridden)
+
+    def _unchanged(self, order: SwitchOrder, now: Live, to: Colour, detail: str, **more: Any) -> SwitchReport:
+        return SwitchReport(
+            changed=False,
+            kind=order.kind,
+            from_=now.colour.label,
+            to=to.label,
+            epoch=now.epoch,
+            at=self._now(),
+            by=order.by,
+            reason=order.reason,
+            dry_run=order.dry_run,
+            detail=detail,
+            **more,
+        )
+
+    def _drain_timeout_s(self, order: SwitchOrder) -> float:
+        return self._tools.drain_timeout_s if order.timeout_s is None else order.timeout_s
+
+    def _nobody_heard(self, task: asyncio.Task[SwitchReport]) -> None:
+        """The client left before the end; what came of it is told in the log instead."""
+        error = None if task.cancelled() else task.exception()
+        self._emit("switch_answer_unheard", error=str(error) if error else "")
+
+    def _now(self) -> str:
+        return self._wall().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _from_disk(state: State) -> dict[str, Any] | None:
+    if state.last_switch is None:
+        return None
+    decided: dict[str, Any] = msgspec.to_builtins(state.last_switch)
+    return decided | {"epoch": state.epoch, "acked_s": None, "drain_s": None, "result": "decided"}

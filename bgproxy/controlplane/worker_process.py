@@ -1,0 +1,156 @@
+"""One worker process: started, listened to, told things, and known to be dead when it is.
+
+Death is read from a pidfd, which cannot be confused with a later process of the same number. It becomes readable when
+the last thread is gone, and by then every socket of the process is closed: a dead worker provably serves nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from bgproxy.core import messages
+from bgproxy.core.messages import Drained, Ejected, Ready, Seen, TableAccepted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bgproxy.core.messages import Configure, ToWorker
+
+
+class WorkerProcess(asyncio.Protocol):
+    """`changed` is called after everything that may matter to somebody who waits; `gone` once, when it is dead."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        changed: Callable[[], None],
+        gone: Callable[[WorkerProcess], None],
+        ejected: Callable[[WorkerProcess, Ejected], None],
+        broken: Callable[[WorkerProcess, str], None],
+    ) -> None:
+        self.number = number
+        self.pid = 0
+        self.argv: tuple[str, ...] = ()
+        self.spawned_at = time.monotonic()
+        self.ready_at: float | None = None
+        self.table_version = 0
+        self.seen_epoch = -1
+        self.configured = False
+        self.dead = False
+        self.drained: Drained | None = None
+        self.exit_status = 0  # negative: the signal that ended it
+        self._changed, self._gone, self._ejected, self._broken = changed, gone, ejected, broken
+        self._lines = messages.LineSplitter()
+        self._transport: asyncio.Transport | None = None
+        self._pidfd = -1
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def spawn(
+        self, command: Sequence[str], *, segment_fd: int, listen_fds: Sequence[int], configure: Configure
+    ) -> None:
+        """OSError where the system has no process to give."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fds = ",".join(map(str, listen_fds))
+            self.argv = (
+                *command,
+                *("--slot", str(self.number), "--segment-fd", str(segment_fd)),
+                *("--control-fd", str(theirs.fileno()), "--listen-fds", fds),
+            )
+            try:
+                self._process = subprocess.Popen(  # noqa: ASYNC220  returns after exec, in milliseconds; nothing to await
+                    self.argv,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(segment_fd, theirs.fileno(), *listen_fds),
+                    process_group=0,  # Ctrl-C in a terminal is for the supervisor, which then asks its workers to drain
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self.pid = self._process.pid
+        self.spawned_at = time.monotonic()
+        self._pidfd = os.pidfd_open(self.pid)
+        loop.add_reader(self._pidfd, self._ended)
+        ours.setblocking(False)
+        await loop.create_unix_connection(lambda: self, sock=ours)
+        if not self.dead:
+            self.send(configure)
+            self.configured = True
+
+    @property
+    def ready(self) -> bool:
+        return self.ready_at is not None and not self.dead
+
+    def has_seen(self, epoch: int) -> bool:
+        return self.dead or self.seen_epoch >= epoch
+
+    def send(self, message: ToWorker) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(messages.encode(message))
+
+    def kill(self) -> None:
+        if not self.dead and self._pidfd >= 0:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    @property
+    def how_it_ended(self) -> str:
+        if self.exit_status >= 0:
+            return f"exit status {self.exit_status}"
+        try:
+            return f"killed by {signal.Signals(-self.exit_status).name}"
+        except ValueError:
+            return f"killed by signal {-self.exit_status}"
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if self.dead:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for line in self._lines.feed(data):
+                self._take(messages.decode_to_supervisor(line))
+        except (ValueError, msgspec.DecodeError) as error:
+            self._broken(self, f"said something that is no control message: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.dead:
+            self._broken(self, "closed its control connection")
+
+    def _take(self, message: messages.ToSupervisor) -> None:
+        match message:
+            case Ready():
+                self.ready_at = time.monotonic()
+            case TableAccepted(version):
+                self.table_version = version
+            case Seen(epoch):
+                self.seen_epoch = max(self.seen_epoch, epoch)
+            case Drained():
+                self.drained = message
+            case Ejected():
+                self._ejected(self, message)
+        self._changed()
+
+    def _ended(self) -> None:
+        assert self._process is not None
+        self.exit_status = self._process.wait()  # readable pidfd: this reaps and does not wait
+        self.dead = True
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if self._transport is not None:
+            self._transport.close()
+        self._gone(self)
+        self._changed()

@@ -1,0 +1,279 @@
+"""The control plane's composition root: everything is made here, started in order, and ended in the reverse of it.
+
+`run` returns 0 after an orderly end by SIGTERM, SIGINT or SIGHUP, also where requests had to be cut at the deadline
+(they are in the log); 1 where a second signal ended it without patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvloop
+
+from bgproxy import log
+from bgproxy.controlplane.admin.app import start_admin
+from bgproxy.controlplane.admin.control import Control
+from bgproxy.controlplane.admin.metrics import Metrics
+from bgproxy.controlplane.checklist import Checklist
+from bgproxy.controlplane.events import Events
+from bgproxy.controlplane.listeners import Listeners
+from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, Record, describe, write_record
+from bgproxy.controlplane.patience import Interrupted, Patience
+from bgproxy.controlplane.prober import Prober
+from bgproxy.controlplane.sampler import Sampler
+from bgproxy.controlplane.state_lock import StateLock, prepare_directory
+from bgproxy.controlplane.state_store import State, StateStore
+from bgproxy.controlplane.status import Facts, Status
+from bgproxy.controlplane.switcher import Switcher
+from bgproxy.controlplane.workers import COMMAND, Workers
+from bgproxy.errors import EXIT_FAILED, EXIT_OK, StartupError
+from bgproxy.shm.segment import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from bgproxy.config import Config
+
+ADDRESSES_FILE = "addresses.json"
+WORKERS_READY_BOUND_S = 30.0
+FIRST_VERDICTS_BOUND_S = 3.0
+ORPHAN_GRACE_S = 2.0  # beyond the shutdown timeout that a worker keeps itself
+
+
+def run(config: Config, *, ready: Callable[[Mapping[str, Any]], None] = lambda _: None) -> int:
+    """Serve until a signal; the exit code. BgproxyError where it cannot start. `ready` gets what addresses.json says:
+    listen (addresses with their real ports), admin (host:port or ""), socket (path or ""), pid."""
+    log.set_up(config.log.level, config.log.format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve(config, ready=ready))
+
+
+async def serve(
+    config: Config,
+    *,
+    ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    command: Sequence[str] = COMMAND,
+) -> int:
+    """`run` on the running loop. `command` starts a worker."""
+    code = EXIT_OK
+    async with AsyncExitStack() as stack:
+        patience = Patience(stack)
+        try:
+            supervisor = await _start(config, stack, patience, command)
+            supervisor.announce(ready)
+            await patience.asked_to_stop.wait()
+            code = await supervisor.stop(patience)
+        except Interrupted:
+            pass  # by the operator, before everything was started: an orderly end too
+    return code
+
+
+class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs, and how it ends. Its parts are released by the exit stack that they were made on."""
+
+    config: Config
+    events: Events
+    listeners: Listeners
+    workers: Workers
+    orphans: Orphans
+    switcher: Switcher
+    addresses: dict[str, Any]
+    retiring: list[asyncio.Task[None]]
+
+    def announce(self, ready: Callable[[Mapping[str, Any]], None]) -> None:
+        _write(self.config.state.dir / ADDRESSES_FILE, msgspec.json.encode(self.addresses))
+        self.events.emit("ready", **self.addresses)
+        ready(self.addresses)
+        # Only now: until here the workers of an earlier supervisor were the only ones that surely served.
+        self.retiring.append(asyncio.ensure_future(self._retire(self.config.server.timeouts.shutdown + ORPHAN_GRACE_S)))
+
+    async def stop(self, patience: Patience) -> int:
+        bound_s = self.config.server.timeouts.shutdown
+        self.events.emit("stopping", bound_s=bound_s)
+        await self.switcher.close()
+        # Our copies of the listening sockets: as soon as the workers close theirs, new connections are refused.
+        self.listeners.close()
+        impatience = asyncio.ensure_future(self._end_at_second_signal(patience))
+        cuts = await self.workers.drain(bound_s)
+        for cut in cuts:
+            self.events.emit("cut_at_shutdown", **msgspec.structs.asdict(cut))
+        if patience.lost.is_set():
+            for task in self.retiring:
+                task.cancel()
+            await self.orphans.end_now()
+        await asyncio.gather(*self.retiring, return_exceptions=True)
+        impatience.cancel()
+        self.events.emit(
+            "stopped", cut_requests=sum(c.requests for c in cuts), cut_streams=sum(c.streams for c in cuts)
+        )
+        return EXIT_FAILED if patience.lost.is_set() else EXIT_OK
+
+    async def _retire(self, bound_s: float) -> None:
+        try:
+            await self.orphans.retire(bound_s)
+        except ChildProcessError as error:
+            self.events.emit("orphans_not_killed", error=str(error))
+
+    async def _end_at_second_signal(self, patience: Patience) -> None:
+        await patience.lost.wait()
+        self.workers.kill_all()
+        for task in self.retiring:
+            task.cancel()
+        await self.orphans.end_now()
+
+
+async def _start(config: Config, stack: AsyncExitStack, patience: Patience, command: Sequence[str]) -> Supervisor:
+    events = Events()
+    for warning in config.warnings:
+        events.emit("configuration_warning", warning=warning)
+    directory = config.state.dir
+    prepare_directory(directory)
+    stack.callback(StateLock.acquire(directory).release)
+    store = StateStore(directory)
+    stack.callback(store.close)
+    state = await _load(store, config)
+    orphans = Orphans.find(directory, emit=events.emit)
+    stack.callback(orphans.release)
+
+    segment = Segment.create(config.server.workers)
+    stack.callback(segment.close)
+    segment.live.store(state.epoch, state.live_colour)
+    prober = Prober(config.health, config.pools, segment.health, lambda: segment.live.load().colour, emit=events.emit)
+    prober.start()
+    stack.push_async_callback(prober.stop)
+    if orphans.pids():
+        # They serve meanwhile, so no connection may come to wait here before somebody can answer it.
+        await _first_verdicts(prober, patience, events)
+    listeners = Listeners.open(config.server.listen, config.server.workers, held_by_orphans=orphans.listen)
+    stack.callback(listeners.close)
+
+    def record() -> None:
+        _record_workers(store, config, listeners, workers, orphans)
+
+    workers = Workers(
+        segment, listeners, config.worker_settings(), config.pools, emit=events.emit, changed=record, command=command
+    )
+    orphans.changed = record
+    checklist = Checklist(
+        segment,
+        workers,
+        orphans,
+        prober,
+        min_healthy=config.min_healthy,
+        check=f"{config.health.method} {config.health.path}",
+    )
+    switcher = Switcher(
+        state,
+        segment,
+        store,
+        workers,
+        orphans,
+        checklist,
+        announce=prober.live_changed,
+        emit=events.emit,
+        ack_timeout_s=config.switch.ack_timeout,
+        drain_timeout_s=config.switch.drain_timeout,
+    )
+    sampler = Sampler(segment.slots)
+    sampler.start()
+    stack.push_async_callback(sampler.stop)
+    admin = await start_admin(
+        _control(config, segment, prober, workers, switcher, sampler),
+        listen=config.admin.listen,
+        socket_path=config.admin.socket,
+        tokens=config.admin.tokens,
+        allowed_hosts=config.admin.allowed_hosts,
+    )
+    stack.push_async_callback(admin.close)
+
+    stack.push_async_callback(workers.drain, 0.0)
+    stack.callback(_forget_workers, directory, orphans)
+    stack.callback((directory / ADDRESSES_FILE).unlink, missing_ok=True)
+    await _first_verdicts(prober, patience, events)
+    await workers.start()
+    if not await patience.wait_for(workers.all_ready(WORKERS_READY_BOUND_S)):
+        raise StartupError(
+            f"{workers.ready} of {workers.configured} workers were ready within {WORKERS_READY_BOUND_S:g} s",
+            hint="what the others said is above; start with --workers 1 to see one of them alone",
+        )
+    addresses = {
+        "listen": listeners.addresses,
+        "admin": str(admin.address or ""),
+        "socket": str(config.admin.socket or ""),
+        "pid": os.getpid(),
+    }
+    return Supervisor(
+        config=config,
+        events=events,
+        listeners=listeners,
+        workers=workers,
+        orphans=orphans,
+        switcher=switcher,
+        addresses=addresses,
+        retiring=[],
+    )
+
+
+async def _first_verdicts(prober: Prober, patience: Patience, events: Events) -> None:
+    """Before any worker accepts: a connection waits in its queue for a moment rather than be told 503."""
+    if not await patience.wait_for(prober.all_checked(FIRST_VERDICTS_BOUND_S)):
+        events.emit("verdicts_missing", waited_s=FIRST_VERDICTS_BOUND_S)
+
+
+async def _load(store: StateStore, config: Config) -> State:
+    """The persisted state; at the very first start that of the configuration, which from then on is persisted."""
+    state = store.load()
+    if state is None:
+        state = State(epoch=0, live=config.switch.initial.name.lower())  # type: ignore[arg-type]  # one of two literals
+        await store.save(state)
+    return state
+
+
+def _control(
+    config: Config, segment: Segment, prober: Prober, workers: Workers, switcher: Switcher, sampler: Sampler
+) -> Control:
+    facts = Facts(
+        instance=socket.gethostname(),
+        table=config.pools,
+        min_healthy=config.min_healthy,
+        config_file=config.source.file,
+        config_sha256=config.source.sha256,
+    )
+    status = Status(facts, segment, prober, workers, switcher, sampler)
+    return Control(switcher, status, Metrics(segment, prober), default_wait=config.switch.wait)
+
+
+def _record_workers(
+    store: StateStore, config: Config, listeners: Listeners, workers: Workers, orphans: Orphans
+) -> None:
+    """So that the next supervisor finds them, should this one be killed. Written in the background, in order."""
+    own = [recorded for worker in workers.living() if (recorded := describe(worker.pid, worker.argv))]
+    listen = {*listeners.addresses, *map(str, config.server.listen), *orphans.listen}
+    record = Record((*own, *orphans.living()), tuple(sorted(listen)))
+    task = asyncio.ensure_future(store.in_thread(lambda: write_record(config.state.dir, record)))
+    task.add_done_callback(_recorded)
+
+
+def _recorded(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        Events().emit("workers_record_unusable", error=str(error))
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(data + b"\n")
+    os.replace(temporary, path)
+
+
+def _forget_workers(directory: Path, orphans: Orphans) -> None:
+    """Our own are dead by now; those of an earlier supervisor may not be, and the next one must still find them."""
+    if left := orphans.living():
+        write_record(directory, Record(tuple(left), tuple(orphans.listen)))
+    else:
+        (directory / WORKERS_FILE).unlink(missing_ok=True)

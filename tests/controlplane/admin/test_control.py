@@ -1,0 +1,51 @@
+"""The face of the control plane: passes on, and counts what came of every order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bgproxy.controlplane.admin.control import Control
+from bgproxy.controlplane.admin.metrics import Metrics
+from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+from bgproxy.core.model import GREEN
+from bgproxy.errors import StaleEpoch
+from bgproxy.shm.segment import Segment
+from tests.support.admin import switch_report
+
+ORDER = SwitchOrder(kind="switch", to=GREEN)
+
+
+class FakeSwitcher:
+    answer: SwitchReport | Exception = switch_report()
+
+    async def execute(self, _order: SwitchOrder) -> SwitchReport:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def verdicts(self, to: Any, kind: str) -> list[Any]:
+        return [(to, kind)]
+
+
+class FakeStatus:
+    def document(self) -> dict[str, Any]:
+        return {"epoch": 1}
+
+    def not_ready(self) -> list[str]:
+        return ["why"]
+
+
+async def test_it_counts_answers_and_failures_and_passes_the_rest_on():
+    segment = Segment.create(workers=1)
+    switcher, metrics = FakeSwitcher(), Metrics(segment, None)
+    control = Control(switcher, FakeStatus(), metrics, default_wait="drained")
+    assert await control.execute(ORDER) is switcher.answer
+    switcher.answer = StaleEpoch("the epoch is 8")
+    with pytest.raises(StaleEpoch):
+        await control.execute(ORDER)
+    assert metrics.switches.results == {("green", "switch", "ok"): 1, ("green", "switch", "stale_epoch"): 1}
+    assert control.preflight(GREEN) == [(GREEN, "switch")]
+    assert (control.status(), control.not_ready(), control.default_wait) == ({"epoch": 1}, ["why"], "drained")
+    segment.close()

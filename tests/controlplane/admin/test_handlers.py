@@ -1,0 +1,163 @@
+"""Every route of the admin API over real connections, with a control plane that answers what the test says."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgproxy import __version__
+from bgproxy.controlplane.orders import ReplacedWorker, SwitchOrder
+from bgproxy.core.gates import Verdict
+from bgproxy.core.model import GREEN
+from bgproxy.errors import (
+    DrainTimedOut,
+    NothingToRollBackTo,
+    StaleEpoch,
+    StoreUnavailable,
+    SwitchInProgress,
+    SwitchRefused,
+    WorkersDidNotAcknowledge,
+)
+from tests.support.admin import switch_report
+
+FAILED = Verdict("upstream_healthy", "green/127.0.0.1:9002", "GET /healthz", False, "never checked yet", 4.0)
+PASSED = Verdict("workers_ready", "workers", "every worker is ready", True, "2 ready")
+
+
+async def test_status_is_the_document(api, control):
+    reply = await api.ask("GET", "/status")
+    assert (reply.status, reply.document) == (200, control.document)
+    assert reply.headers["Content-Type"] == "application/json"
+
+
+async def test_status_answers_304_while_nothing_but_a_clock_has_moved(api, control):
+    tag = (await api.ask("GET", "/status")).headers["ETag"]
+    assert tag == '"e3-1"'
+    control.document = control.document | {"uptime_s": 2.0}
+    unchanged = await api.ask("GET", "/status", headers={"If-None-Match": f'"other", {tag}'})
+    assert (unchanged.status, unchanged.headers["ETag"], unchanged.body) == (304, tag, b"")
+    control.document = control.document | {"epoch": 4, "live": "green"}
+    changed = await api.ask("GET", "/status", headers={"If-None-Match": tag})
+    assert (changed.status, changed.headers["ETag"]) == (200, '"e4-2"')
+    assert (await api.ask("GET", "/status", headers={"If-None-Match": "*"})).status == 304
+
+
+async def test_a_switch_order_reaches_the_control_plane_in_full(api, control):
+    body = {
+        "to": "green",
+        "if_epoch": 3,
+        "reason": "release 2",
+        "wait": "drained",
+        "timeout": "1500ms",
+        "force": True,
+        "dry_run": True,
+        "mode": "instant",
+    }
+    reply = await api.ask("POST", "/switch", json=body)
+    assert reply.status == 200
+    (order,) = control.orders
+    assert order == SwitchOrder(
+        kind="switch",
+        to=GREEN,
+        if_epoch=3,
+        reason="release 2",
+        by=order.by,
+        wait="drained",
+        timeout_s=1.5,
+        force=True,
+        dry_run=True,
+    )
+    assert order.by == "tcp:127.0.0.1"
+
+
+async def test_the_configured_wait_applies_where_none_is_asked_for(api, control):
+    control.default_wait = "drained"
+    await api.ask("POST", "/switch", json={"to": "green"})
+    await api.ask("POST", "/rollback", json={"wait": "acked", "timeout": 5})
+    assert [(order.wait, order.timeout_s) for order in control.orders] == [("drained", None), ("acked", 5.0)]
+
+
+async def test_the_report_names_what_was_done_and_how_to_undo_it(api, control):
+    replaced = (ReplacedWorker(1, 4711, "no answer"),)
+    control.report = switch_report(durable_s=0.001, acked_s=0.002, undo="bgproxy rollback", replaced_workers=replaced)
+    document = (await api.ask("POST", "/switch", json={"to": "green"})).document
+    assert (document["from"], document["to"], document["changed"]) == ("blue", "green", True)
+    assert document["undo"] == "bgproxy rollback"
+    assert document["replaced_workers"] == [{"worker": 1, "pid": 4711, "reason": "no answer"}]
+
+
+async def test_a_rollback_needs_no_body(api, control):
+    assert (await api.ask("POST", "/rollback")).status == 200
+    assert (control.orders[0].kind, control.orders[0].to) == ("rollback", None)
+
+
+async def test_a_refusal_lists_every_failed_check(api, control):
+    control.report = SwitchRefused("green cannot go live", failed=[FAILED.as_dict()], hint="or use force")
+    reply = await api.ask("POST", "/switch", json={"to": "green"})
+    assert (reply.status, reply.headers["Content-Type"]) == (409, "application/problem+json")
+    assert reply.document == {
+        "type": "about:blank",
+        "title": "Conflict",
+        "status": 409,
+        "code": "switch_refused",
+        "detail": "green cannot go live",
+        "hint": "or use force",
+        "failed": [FAILED.as_dict()],
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (NothingToRollBackTo("x"), 409, "nothing_to_roll_back_to"),
+        (SwitchInProgress("x"), 409, "switch_in_progress"),
+        (StaleEpoch("x"), 412, "stale_epoch"),
+        (StoreUnavailable("x"), 503, "store_unavailable"),
+        (WorkersDidNotAcknowledge("x", extra={"workers": [1]}), 504, "workers_did_not_acknowledge"),
+        (DrainTimedOut("x"), 504, "drain_timed_out"),
+    ],
+)
+async def test_every_control_error_is_a_problem_with_its_own_status(api, control, error, status, code):
+    control.report = error
+    reply = await api.ask("POST", "/rollback")
+    assert (reply.status, reply.document["code"], reply.document["detail"]) == (status, code, "x")
+    assert reply.document.get("workers") == error.extra.get("workers")
+
+
+async def test_preflight_gives_every_verdict(api, control):
+    control.verdicts = [FAILED, PASSED]
+    document = (await api.ask("GET", "/preflight?to=green")).document
+    assert (document["to"], document["ok"], document["failed"]) == ("green", False, [FAILED.as_dict()])
+    assert [verdict["passed"] for verdict in document["verdicts"]] == [False, True]
+    control.verdicts = [PASSED]
+    assert (await api.ask("GET", "/preflight?to=green")).document["ok"] is True
+
+
+@pytest.mark.parametrize("query", ["", "?to=red", "?to=blue&to=green", "?to=blue&colour=1"])
+async def test_preflight_asks_for_one_colour(api, query):
+    reply = await api.ask("GET", f"/preflight{query}")
+    assert (reply.status, reply.document["code"]) == (400, "bad_request")
+
+
+async def test_readiness_says_why_not(api, control):
+    assert (await api.ask("GET", "/readyz")).status == 200
+    control.reasons = ["1 of 2 workers are ready"]
+    reply = await api.ask("GET", "/readyz")
+    assert (reply.status, reply.document["reasons"]) == (503, ["1 of 2 workers are ready"])
+    assert (await api.ask("GET", "/livez")).status == 200
+
+
+async def test_metrics_have_the_prometheus_content_type(api):
+    reply = await api.ask("GET", "/metrics")
+    assert (reply.body, reply.headers["Content-Type"]) == (
+        b"bgproxy_epoch 3\n",
+        "text/plain; version=0.0.4; charset=utf-8",
+    )
+
+
+async def test_version(api):
+    assert (await api.ask("GET", "/version")).document == {"version": __version__}
+
+
+async def test_head_tells_the_same_without_a_body(api):
+    reply = await api.ask("HEAD", "/status")
+    assert (reply.status, reply.body) == (200, b"")

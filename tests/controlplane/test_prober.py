@@ -1,0 +1,209 @@
+"""The probing of two pools, with probes that answer what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from bgproxy.controlplane.prober import Prober
+from bgproxy.core.health import Check
+from bgproxy.core.model import BLUE, GREEN, Address, Colour, Pool, PoolTable, Upstream
+from bgproxy.shm.segment import Segment
+from tests.support.http_apps import eventually
+
+OK, REFUSED = "", "connection refused"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    path: str = "/healthz"
+    method: str = "GET"
+    interval: float = 0.05
+    timeout: float = 5.0
+    rise: int = 1
+    fall: int = 1
+    expect_status: tuple[tuple[int, int], ...] = ((200, 299),)
+    expect_body: str = ""
+    headers: dict[str, str] = {}
+    jitter: float = 0.0
+    max_body_bytes: int = 64 * 1024
+
+
+def pool(*ports: int) -> Pool:
+    return Pool(
+        tuple(
+            Upstream(id=str(port), index=index, address=Address(host="127.0.0.1", port=port))
+            for index, port in enumerate(ports)
+        )
+    )
+
+
+class World:
+    """What the probes find, who is live, and what was told."""
+
+    def __init__(self, segment: Segment, settings: Settings) -> None:
+        self.segment, self.live = segment, BLUE
+        self.found: dict[int, str | Exception] = {}  # port → error; an absent one never answers
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self.now: float | None = None
+        table = PoolTable(version=1, blue=pool(1, 2), green=pool(3))
+        self.prober = Prober(
+            settings,
+            table,
+            segment.health,
+            lambda: self.live,
+            emit=lambda event, **fields: self.events.append((event, fields)),
+            clock=lambda: asyncio.get_running_loop().time() if self.now is None else self.now,
+            probe=self.probe,
+        )
+
+    async def probe(self, address: Address, _settings: object) -> Check:
+        while address.port not in self.found:  # noqa: ASYNC110 - the tests write plain values
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0)
+        found = self.found[address.port]
+        if isinstance(found, Exception):
+            raise found
+        return Check(at="t", duration_s=0.001, status=0 if found else 200, error=found)
+
+    def rows(self, colour: Colour) -> list[bool]:
+        return self.segment.health.routable(colour)[: 2 if colour is BLUE else 1]
+
+    def told(self, event: str) -> list[dict[str, object]]:
+        return [fields for name, fields in self.events if name == event]
+
+
+@asynccontextmanager
+async def world(**settings: float) -> AsyncIterator[World]:
+    segment = Segment.create(workers=1)
+    scene = World(segment, Settings(**settings))
+    try:
+        yield scene
+    finally:
+        await scene.prober.stop()
+        segment.close()
+
+
+async def test_both_pools_are_probed_and_published():
+    async with world() as scene:
+        scene.found = {1: OK, 2: REFUSED, 3: OK}
+        scene.prober.start()
+        assert await scene.prober.all_checked(10)
+        assert scene.rows(BLUE) == [True, False]
+        assert scene.rows(GREEN) == [True]
+        assert [view.up for view in scene.prober.views(BLUE)] == [True, False]
+        assert {"colour": "green", "upstream": "3", "checks": 1} in scene.told("upstream_up")
+        assert {"colour": "blue", "upstream": "2", "checks": 1, "error": REFUSED} in scene.told("upstream_down")
+        assert scene.prober.checks[BLUE, "2", "failed"] >= 1
+        assert scene.prober.checks[GREEN, "3", "passed"] >= 1
+
+
+async def test_an_upstream_that_never_answered_takes_no_traffic():
+    async with world() as scene:
+        scene.found = {1: OK, 2: OK}
+        scene.prober.start()
+        assert not await scene.prober.all_checked(0.1)
+        assert scene.rows(GREEN) == [False]
+        scene.found[3] = OK
+        await eventually(lambda: scene.rows(GREEN) == [True])
+
+
+async def test_rows_are_published_only_when_they_change():
+    async with world() as scene:
+        scene.found = {1: OK, 2: OK, 3: OK}
+        scene.prober.start()
+        await scene.prober.all_checked(10)
+        version, checks = scene.segment.health.version(BLUE), scene.prober.checks[BLUE, "1", "passed"]
+        await eventually(lambda: scene.prober.checks[BLUE, "1", "passed"] >= checks + 3)
+        assert scene.segment.health.version(BLUE) == version
+
+
+async def test_the_last_upstream_of_the_live_pool_goes_on_serving_and_that_is_told_once():
+    async with world() as scene:
+        scene.found = {1: OK, 2: REFUSED, 3: OK}
+        scene.prober.start()
+        await scene.prober.all_checked(10)
+        scene.found[1] = REFUSED
+        await eventually(lambda: scene.prober.degraded(BLUE) != "")
+        assert scene.rows(BLUE) == [True, False]
+        failures = scene.prober.checks[BLUE, "1", "failed"]
+        await eventually(lambda: scene.prober.checks[BLUE, "1", "failed"] > failures + 2)
+        assert len(scene.told("pool_degraded")) == 1
+        scene.found[2] = OK
+        await eventually(lambda: scene.rows(BLUE) == [False, True])
+        assert scene.told("pool_recovered") == [{"colour": "blue"}]
+        assert scene.prober.degraded(BLUE) == ""
+
+
+async def test_an_idle_pool_goes_to_zero():
+    async with world() as scene:
+        scene.found = {1: OK, 2: OK, 3: OK}
+        scene.prober.start()
+        await scene.prober.all_checked(10)
+        scene.found[3] = REFUSED
+        await eventually(lambda: scene.rows(GREEN) == [False])
+        assert scene.told("pool_degraded") == []
+
+
+async def test_a_pool_forced_live_with_nothing_up_serves_before_the_word_moves():
+    async with world() as scene:
+        scene.found = {1: OK, 2: OK, 3: REFUSED}
+        scene.prober.start()
+        await scene.prober.all_checked(10)
+        assert scene.rows(GREEN) == [False]
+        scene.prober.live_changed(GREEN, forced=True)
+        assert scene.rows(GREEN) == [True]
+        assert scene.told("pool_degraded")[0]["forced"] is True
+        scene.live = GREEN
+        scene.found |= {1: REFUSED, 2: REFUSED}
+        await eventually(lambda: scene.rows(BLUE) == [False, False])
+        assert scene.rows(GREEN) == [True]
+
+
+async def test_a_switch_that_did_not_happen_takes_the_emergency_rows_back():
+    async with world() as scene:
+        scene.found = {1: OK, 2: OK, 3: REFUSED}
+        scene.prober.start()
+        await scene.prober.all_checked(10)
+        scene.prober.live_changed(GREEN, forced=True)
+        scene.prober.live_changed(BLUE)
+        assert scene.rows(GREEN) == [False]
+
+
+async def test_after_stop_nothing_is_written_any_more():
+    async with world() as scene:
+        scene.found = {1: OK, 2: OK, 3: OK}
+        scene.prober.start()
+        await scene.prober.all_checked(10)
+        await scene.prober.stop()
+        before = dict(scene.prober.checks), scene.segment.health.version(BLUE)
+        scene.prober._take(BLUE, scene.prober._trackers[BLUE][0], Check(at="t", duration_s=0, error=REFUSED), 1)
+        assert (dict(scene.prober.checks), scene.segment.health.version(BLUE)) == before
+        assert scene.rows(BLUE) == [True, True]
+
+
+async def test_a_loop_that_dies_is_told_and_its_verdict_grows_stale():
+    async with world(timeout=1.0) as scene:
+        scene.found = {1: OK, 2: OK, 3: OK}
+        scene.prober.start()
+        await scene.prober.all_checked(10)
+        scene.found[3] = RuntimeError("a bug")
+        await eventually(lambda: scene.told("probe_loop_died") != [])
+        assert scene.told("probe_loop_died") == [{"colour": "green", "upstream": "3", "error": "RuntimeError('a bug')"}]
+        (view,) = scene.prober.views(GREEN)
+        assert not scene.prober.is_stale(view)
+        scene.now = asyncio.get_running_loop().time() + 60
+        assert scene.prober.is_stale(view)
+        (view,) = scene.prober.views(GREEN)
+        assert (view.up, view.error) == (None, "the last check was 60s ago")
+
+
+async def test_an_undecided_upstream_is_probed_at_the_fast_interval():
+    async with world(interval=600.0, rise=1000) as scene:
+        assert scene.prober._fast_interval_s == 120.0
+    async with world(interval=0.02) as scene:
+        assert scene.prober._fast_interval_s == 0.02
+    async with world(interval=0.1, rise=3) as scene:
+        assert scene.prober._fast_interval_s == 0.05

@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from bgproxy.controlplane.checklist import Checklist
+from bgproxy.controlplane.operation import Operation
+from bgproxy.controlplane.orders import SwitchOrder
+from bgproxy.controlplane.orphans import Orphans, Record, describe, write_record
+from bgproxy.controlplane.state_store import LastSwitch, State, StateStore
+from bgproxy.controlplane.switcher import Switcher
+from bgproxy.controlplane.worker_process import WorkerProcess
+from bgproxy.core.health import UpstreamHealth
+from bgproxy.core.model import BLUE, GREEN, Colour
+from bgproxy.errors import (
+    BadRequest,
+    DrainTimedOut,
+    NothingToRollBackTo,
+    StaleEpoch,
+    StoreUnavailable,
+    SwitchInProgress,
+    SwitchRefused,
+    WorkersDidNotAcknowledge,
+)
+from bgproxy.shm import worker_slot
+from tests.support.faulty_os import FaultyOs
+from tests.support.proxies import PATIENCE_S, TABLE, FakeProxy, eventually
+
+
+class FakeProber:
+    def __init__(self) -> None:
+        self.down: set[Colour] = set()
+        self.announced: list[tuple[Colour, bool]] = []
+
+    def views(self, colour: Colour) -> list[UpstreamHealth]:
+        down = colour in self.down
+        (upstream,) = TABLE.pool(colour).upstreams
+        return [
+            UpstreamHealth(
+                upstream.id,
+                0,
+                str(upstream.address),
+                up=not down,
+                checked_at=1.0,
+                consecutive=3,
+                error="connection refused" if down else "",
+            )
+        ]
+
+    def live_changed(self, colour: Colour, forced: bool = False) -> None:
+        self.announced.append((colour, forced))
+
+
+class Bench(FakeProxy):
+    """Fake workers with a switcher over them."""
+
+    def __init__(self, directory, **options) -> None:
+        super().__init__(directory, workers=options.pop("workers", 2))
+        self.directory = directory
+        self.system = options.pop("system", FaultyOs())
+        self.store = StateStore(directory, system=self.system)
+        self.prober = FakeProber()
+        self.orphans = Orphans(emit=self.emit)
+        state = options.pop("state", State(epoch=0, live="blue"))
+        self.segment.live.store(state.epoch, state.live_colour)
+        self.switcher = Switcher(
+            state,
+            self.segment,
+            self.store,
+            self.workers,
+            self.orphans,
+            Checklist(self.segment, self.workers, self.orphans, self.prober, min_healthy=(1, 1), check="GET /healthz"),
+            announce=self.prober.live_changed,
+            emit=self.emit,
+            **({"ack_timeout_s": PATIENCE_S, "drain_timeout_s": PATIENCE_S} | options),
+        )
+
+    async def switch(self, to: Colour = GREEN, **order):
+        return await self.switcher.execute(SwitchOrder(kind="switch", to=to, **order))
+
+    async def rollback(self, **order):
+        return await self.switcher.execute(SwitchOrder(kind="rollback", **order))
+
+    def on_disk(self) -> State | None:
+        return self.store.load()
+
+    def busy_with(self, colour: Colour, requests: int) -> None:
+        self.segment.slots[0].cells[worker_slot.IN_FLIGHT + colour] = requests
+
+    async def close(self) -> None:
+        await self.switcher.close()
+        self.store.close()
+        await super().close()
+
+
+@pytest.fixture
+async def make(tmp_path):
+    made: list[Bench] = []
+
+    async def make(modes: dict[str, str] | None = None, **options) -> Bench:
+        made.append(Bench(tmp_path, **options))
+        made[-1].modes(**(modes or {}))
+        await made[-1].start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.close()
+
+
+@pytest.fixture
+async def bench(make):
+    return await make()
+
+
+def order_of(bench: Bench) -> list[str]:
+    return [name for name, _ in bench.emit.events if name in {"durable", "stored", "acknowledged"}]
+
+
+async def test_a_switch_is_durable_then_live_then_seen_by_every_worker_then_answered(bench, monkeypatch):
+    store, publish, live = bench.store.save, bench.workers.publish, bench.segment.live.load
+
+    async def save(state):
+        assert live() == (0, BLUE)
+        await store(state)
+        bench.emit("durable")
+
+    async def told(epoch, timeout_s):
+        assert live() == (1, GREEN)
+        assert bench.on_disk().epoch == 1
+        bench.emit("stored")
+        silent = await publish(epoch, timeout_s)
+        assert bench.workers.epochs() == [1, 1]
+        bench.emit("acknowledged")
+        return silent
+
+    monkeypatch.setattr(bench.store, "save", save)
+    monkeypatch.setattr(bench.workers, "publish", told)
+    report = await bench.switch(by="ci", reason="1.3")
+    assert order_of(bench) == ["durable", "stored", "acknowledged"]
+    assert (report.changed, report.from_, report.to, report.epoch) == (True, "blue", "green", 1)
+    assert (report.by, report.reason, report.undo) == ("ci", "1.3", "bgproxy rollback")
+    assert report.durable_s > 0
+    assert report.acked_s > 0
+    assert report.drain_s is None
+    assert (await bench.ask())[:2] == (1, "green")
+
+
+async def test_what_is_on_disk_is_the_switch_with_its_author(bench):
+    await bench.switch(by="ci", reason="1.3")
+    state = bench.on_disk()
+    assert (state.epoch, state.live_colour, state.previous_colour) == (1, GREEN, BLUE)
+    assert msgspec.structs.replace(state.last_switch, at="") == LastSwitch(
+        at="", from_="blue", to="green", kind="switch", by="ci", reason="1.3", forced=False
+    )
+
+
+async def test_a_rollback_goes_to_the_previous_colour_and_can_be_rolled_back_itself(bench):
+    await bench.switch()
+    there = await bench.rollback()
+    assert (there.kind, there.from_, there.to, there.epoch) == ("rollback", "green", "blue", 2)
+    back = await bench.rollback()
+    assert (back.to, back.epoch) == ("green", 3)
+    assert bench.switcher.previous is BLUE
+
+
+async def test_without_a_switch_there_is_nothing_to_roll_back_to(bench):
+    with pytest.raises(NothingToRollBackTo, match="nothing was changed"):
+        await bench.rollback()
+
+
+async def test_the_colour_before_a_restart_can_be_rolled_back_to(make):
+    last = LastSwitch(
+        at="2026-01-31T12:00:00Z", from_="blue", to="green", kind="switch", by="", reason="", forced=False
+    )
+    bench = await make(state=State(epoch=8, live="green", previous="blue", last_switch=last))
+    assert bench.switcher.last_switch["result"] == "decided"
+    assert bench.switcher.last_switch["epoch"] == 8
+    assert (await bench.rollback()).epoch == 9
+
+
+async def test_a_colour_that_is_live_already_is_a_success_without_a_change(bench):
+    report = await bench.switch(BLUE)
+    assert (report.changed, report.epoch, report.undo) == (False, 0, "")
+    assert "blue is live already" in report.detail
+    assert bench.on_disk() is None
+
+
+async def test_a_present_epoch_passes_and_a_stale_one_changes_nothing(bench):
+    await bench.switch(if_epoch=0)
+    with pytest.raises(StaleEpoch, match=r"the epoch is 1 \(green is live\) and not 0; nothing was changed") as caught:
+        await bench.switch(BLUE, if_epoch=0)
+    assert caught.value.extra == {"epoch": 1, "live": "green"}
+    assert bench.segment.live.load() == (1, GREEN)
+
+
+@pytest.mark.parametrize("order", [SwitchOrder(kind="switch"), SwitchOrder(kind="rollback", to=GREEN)])
+async def test_an_order_that_contradicts_itself_is_a_bad_request(bench, order):
+    await bench.switch()
+    with pytest.raises(BadRequest):
+        await bench.switcher.execute(order)
+
+
+# --- gates -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_unhealthy_pool_is_refused_with_every_reason_and_nothing_changes(bench):
+    bench.prober.down.add(GREEN)
+    with pytest.raises(SwitchRefused, match=r"connection refused, 3 times in a row.*nothing was changed") as caught:
+        await bench.switch()
+    assert [each["gate"] for each in caught.value.extra["failed"]] == ["pool_healthy", "upstream_healthy"]
+    assert bench.segment.live.load() == (0, BLUE)
+    assert bench.on_disk() is None
+    assert bench.switcher.state == "steady"
+
+
+async def test_force_goes_on_and_records_what_was_overridden(bench):
+    bench.prober.down.add(GREEN)
+    report = await bench.switch(force=True)
+    assert report.forced
+    assert [each["gate"] for each in report.overridden] == ["pool_healthy", "upstream_healthy"]
+    assert bench.prober.announced == [(GREEN, True)]
+    assert bench.on_disk().last_switch.forced
+
+
+async def test_force_that_was_not_needed_is_not_recorded_as_forced(bench):
+    report = await bench.switch(force=True)
+    assert (report.forced, report.overridden) == (False, ())
+
+
+async def test_a_dry_run_says_what_would_happen_and_changes_nothing(bench):
+    report = await bench.switch(dry_run=True)
+    assert (report.dry_run, report.changed, report.to, report.epoch) == (True, False, "green", 0)
+    bench.prober.down.add(GREEN)
+    with pytest.raises(SwitchRefused):
+        await bench.switch(dry_run=True)
+    forced = await bench.switch(dry_run=True, force=True)
+    assert len(forced.overridden) == 2
+    assert bench.segment.live.load() == (0, BLUE)
+    assert bench.on_disk() is None
+
+
+async def test_a_worker_that_is_just_being_replaced_delays_a_switch_instead_of_refusing_it(bench):
+    victim = bench.workers.living()[0]
+    victim.kill()
+    await eventually(lambda: bench.workers.ready < 2, "its death")
+    assert (await bench.switch()).changed
+    assert bench.workers.epochs() == [1, 1]
+
+
+async def test_a_worker_that_stays_away_refuses_the_switch_and_not_the_rollback(make):
+    bench = await make(ack_timeout_s=0.3)
+    await bench.switch()
+    bench.modes(w0="never-ready", w1="")
+    (victim,) = [each for each in bench.workers.living() if each.number == 0]
+    victim.kill()
+    await eventually(lambda: bench.workers.ready < 2, "its death")
+    with pytest.raises(SwitchRefused, match="worker 0"):
+        await bench.switch(BLUE)
+    assert (await bench.rollback()).to == "blue"
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_disk_that_takes_nothing_changes_nothing_and_a_retry_works(make):
+    bench = await make(system=FaultyOs(1))
+    with pytest.raises(StoreUnavailable, match="nothing was changed"):
+        await bench.switch()
+    assert bench.segment.live.load() == (0, BLUE)
+    assert bench.prober.announced == []
+    assert bench.switcher.previous is None
+    assert (await bench.switch()).epoch == 1
+
+
+# --- workers that do not answer --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["silent", "stops-on-publish"])
+async def test_a_worker_that_does_not_acknowledge_is_replaced_and_named_in_a_successful_answer(make, mode):
+    bench = await make(modes={"w1": mode}, ack_timeout_s=0.4)
+    (victim,) = [each for each in bench.workers.living() if each.number == 1]
+    bench.modes()
+    report = await bench.switch()
+    (replaced,) = report.replaced_workers
+    assert (replaced.worker, replaced.pid) == (1, victim.pid)
+    assert "did not acknowledge epoch 1 within 0.4 s" in replaced.reason
+    assert victim.dead
+    assert report.acked_s >= 0.4
+    await eventually(lambda: bench.workers.ready == 2, "a replacement")
+    assert bench.workers.epochs() == [1, 1]
+
+
+async def test_a_worker_that_cannot_be_killed_is_told_truthfully(make, monkeypatch):
+    bench = await make(modes={"w1": "silent"}, ack_timeout_s=0.2)
+    monkeypatch.setattr("bgproxy.controlplane.workers.DEATH_BOUND_S", 0.1)
+    monkeypatch.setattr(WorkerProcess, "kill", lambda self: None)
+    with pytest.raises(
+        WorkersDidNotAcknowledge, match=r"green is live \(epoch 1\), but worker 1 \(pid \d+\)"
+    ) as caught:
+        await bench.switch()
+    monkeypatch.undo()
+    assert (caught.value.extra["epoch"], caught.value.extra["live"]) == (1, "green")
+    assert bench.segment.live.load() == (1, GREEN)
+    assert bench.switcher.last_switch["result"] == "not_acknowledged"
+    assert bench.switcher.state == "steady"
+
+
+# --- one at a time, and the drain ------------------------------------------------------------------------------------
+
+
+async def test_while_one_runs_another_is_refused_with_the_holder_named(make):
+    bench = await make(modes={"w1": "silent"}, ack_timeout_s=0.5)
+    first = asyncio.create_task(bench.switch(by="ci"))
+    await eventually(lambda: bench.switcher.state == "switching", "the first switch")
+    with pytest.raises(SwitchInProgress, match="a switch to green by ci is running since 20") as caught:
+        await bench.switch(BLUE)
+    assert caught.value.extra["holder"]["to"] == "green"
+    assert (await first).changed
+    assert (await bench.switch(BLUE)).changed
+
+
+async def test_a_client_that_goes_away_does_not_stop_half_a_switch(make):
+    bench = await make(modes={"w1": "silent"}, ack_timeout_s=0.4)
+    client = asyncio.create_task(bench.switch())
+    await eventually(lambda: bench.segment.live.load().epoch == 1, "the cutover")
+    client.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await client
+    await eventually(lambda: bench.switcher.last_switch["result"] == "drained", "the end of the switch")
+    assert len(bench.emit.of("switch_answer_unheard")) == 1
+    assert len(bench.emit.of("cut_over")) == 1
+
+
+async def test_waiting_for_the_drain_ends_when_the_old_colour_is_empty(bench):
+    bench.busy_with(BLUE, 2)
+    waiting = asyncio.create_task(bench.switch(wait="drained"))
+    await eventually(lambda: bench.switcher.state == "draining", "the drain")
+    assert not waiting.done()
+    bench.busy_with(BLUE, 0)
+    report = await waiting
+    assert report.drain_s >= report.acked_s
+    assert bench.switcher.last_switch["result"] == "drained"
+    assert bench.switcher.last_switch["drain_s"] > 0
+    assert bench.switcher.state == "steady"
+
+
+async def test_a_drain_that_takes_too_long_says_what_remains_and_that_the_switch_is_done(bench):
+    bench.busy_with(BLUE, 2)
+    bench.segment.slots[1].cells[worker_slot.TUNNELS + BLUE] = 1
+    with pytest.raises(
+        DrainTimedOut, match=r"green is live \(epoch 1\), but after .* 2 requests still run on blue"
+    ) as caught:
+        await bench.switch(wait="drained", timeout_s=0.05)
+    assert caught.value.extra["remaining"] == {"requests": 2, "streams": 1}
+    assert bench.segment.live.load() == (1, GREEN)
+    assert bench.switcher.last_switch["result"] == "drain_timed_out"
+    with pytest.raises(DrainTimedOut):
+        await bench.switch(wait="drained", timeout_s=0.0)
+    bench.busy_with(BLUE, 0)
+    assert (await bench.switch(wait="drained")).drain_s is not None
+
+
+async def test_a_rollback_does_not_wait_for_a_drain_and_the_one_who_waits_is_told(bench):
+    bench.busy_with(BLUE, 2)
+    waiting = asyncio.create_task(bench.switch(wait="drained"))
+    await eventually(lambda: bench.switcher.state == "draining", "the drain")
+    assert (await bench.rollback()).epoch == 2
+    with pytest.raises(
+        StaleEpoch, match=r"to green \(epoch 1\) was done, but epoch 2 \(blue\) came before blue was drained"
+    ):
+        await waiting
+    assert bench.switcher.last_switch["epoch"] == 2
+
+
+async def test_many_orders_at_once_are_done_one_by_one_or_refused(bench):
+    answers = await asyncio.gather(
+        *(bench.switch(Colour(n % 2), if_epoch=0) for n in range(10)), return_exceptions=True
+    )
+    changed = [each for each in answers if not isinstance(each, BaseException) and each.changed]
+    assert len(changed) == 1
+    assert bench.segment.live.load() == (1, GREEN)
+
+
+async def test_epochs_go_up_by_one_however_often_it_is_switched(bench):
+    for epoch in range(1, 41):
+        report = await bench.switch(Colour(epoch % 2))
+        assert report.epoch == epoch
+        assert bench.workers.epochs() == [epoch, epoch]
+    assert bench.on_disk().epoch == 40
+
+
+async def test_after_the_end_of_the_proxy_nothing_is_begun(bench):
+    await bench.switcher.close()
+    with pytest.raises(SwitchInProgress, match="shutting down"):
+        await bench.switch()
+
+
+async def test_a_bug_in_an_operation_does_not_block_the_next_one(bench, monkeypatch):
+    async def broken(self):
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(Operation, "_check_gates", broken)
+    with pytest.raises(RuntimeError, match="bug"):
+        await bench.switch()
+    monkeypatch.undo()
+    assert (await bench.switch()).changed
+
+
+async def test_workers_of_an_earlier_supervisor_refuse_a_switch_and_are_killed_for_a_rollback(make, monkeypatch):
+    bench = await make(ack_timeout_s=0.1)
+    await bench.switch()
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", stubborn]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as old:  # noqa: ASYNC220  back after exec
+        assert old.stdout is not None
+        assert old.stdout.readline() == "up\n"
+        write_record(bench.directory, Record((describe(old.pid, old.args),)))
+        monkeypatch.setattr(bench.orphans, "_orphans", Orphans.find(bench.directory, emit=bench.emit)._orphans)
+        with pytest.raises(SwitchRefused, match=f"still running: pid {old.pid}"):
+            await bench.switch(BLUE)
+        report = await bench.rollback()
+        assert report.detail == f"workers of an earlier supervisor had to be killed: pid {old.pid}"
+        assert old.wait() == -signal.SIGKILL

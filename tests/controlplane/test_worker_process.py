@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bgproxy.controlplane.worker_process import WorkerProcess
+from bgproxy.core.messages import Configure, Drained, Ejected, Ready, Seen, TableAccepted, encode
+from bgproxy.core.settings import WorkerSettings
+from bgproxy.shm.segment import Segment
+from tests.support.proxies import TABLE, eventually
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.changes = 0
+        self.gone: list[WorkerProcess] = []
+        self.ejected: list[Ejected] = []
+        self.broken: list[str] = []
+
+    def changed(self) -> None:
+        self.changes += 1
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture
+def worker(heard):
+    return WorkerProcess(
+        0,
+        changed=heard.changed,
+        gone=heard.gone.append,
+        ejected=lambda _, report: heard.ejected.append(report),
+        broken=lambda _, why: heard.broken.append(why),
+    )
+
+
+def test_what_a_worker_says_is_remembered(worker, heard):
+    worker.data_received(encode(TableAccepted(1)) + encode(Seen(4)) + encode(Ready(17))[:-3])
+    assert (worker.table_version, worker.seen_epoch, worker.ready) == (1, 4, False)
+    worker.data_received(encode(Ready(17))[-3:])
+    assert worker.ready
+    assert heard.changes == 3
+
+
+def test_an_older_answer_does_not_take_back_a_newer_one(worker):
+    worker.data_received(encode(Seen(4)) + encode(Seen(3)))
+    assert worker.has_seen(4)
+    assert not worker.has_seen(5)
+
+
+def test_what_it_leaves_out_and_what_it_cut_is_passed_on(worker, heard):
+    report = Ejected(1, 0, 5, 10.0, "refused")
+    worker.data_received(encode(report) + encode(Drained(2, 1)))
+    assert heard.ejected == [report]
+    assert worker.drained == Drained(2, 1)
+
+
+@pytest.mark.parametrize("line", [b"rubbish\n", b'{"type":"seen"}\n', b'{"type":"published","epoch":1}\n'])
+def test_what_is_no_message_breaks_it(worker, heard, line):
+    worker.data_received(line)
+    assert "no control message" in heard.broken[0]
+
+
+def test_a_connection_that_ends_before_the_process_breaks_it(worker, heard):
+    worker.connection_lost(None)
+    assert heard.broken == ["closed its control connection"]
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(3, "exit status 3"), (-9, "killed by SIGKILL"), (-40, "killed by signal 40")]
+)
+def test_how_it_ended_is_said_in_words(worker, status, text):
+    worker.exit_status = status
+    assert worker.how_it_ended == text
+
+
+def test_before_its_start_nothing_can_be_sent_or_killed(worker):
+    worker.send(Configure(WorkerSettings(), TABLE))
+    worker.kill()
+
+
+async def test_a_process_that_ends_at_once_is_seen_dead_once(worker, heard):
+    segment = Segment.create(1)
+    await worker.spawn(
+        ("/bin/false",), segment_fd=segment.fd, listen_fds=(), configure=Configure(WorkerSettings(), TABLE)
+    )
+    await eventually(lambda: worker.dead, "its end")
+    assert heard.gone == [worker]
+    assert worker.how_it_ended == "exit status 1"
+    assert worker.has_seen(99)
+    worker.kill()
+    await asyncio.sleep(0)
+    segment.close()

@@ -1,0 +1,108 @@
+"""A control plane that answers what the test says, and the real admin API in front of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import aiohttp
+import msgspec
+
+from bgproxy.controlplane.admin.app import AdminServer, start_admin
+from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+from bgproxy.core.gates import Verdict
+from bgproxy.core.model import Address, Colour
+
+LOOPBACK = Address(host="127.0.0.1", port=0)
+
+
+class Token(msgspec.Struct, frozen=True):
+    name: str
+    role: str
+    sha256: str
+
+
+def token(name: str, role: str, secret: str) -> Token:
+    return Token(name, role, hashlib.sha256(secret.encode()).hexdigest())
+
+
+def switch_report(**fields: Any) -> SwitchReport:
+    told = {"changed": True, "kind": "switch", "from_": "blue", "to": "green", "epoch": 1, "at": "t"} | fields
+    return SwitchReport(**told)
+
+
+class FakeControl:
+    """Remembers the orders; answers with `report`, or raises it where it is an exception."""
+
+    def __init__(self) -> None:
+        self.default_wait: Literal["acked", "drained"] = "acked"
+        self.orders: list[SwitchOrder] = []
+        self.report: SwitchReport | Exception = switch_report(undo="bgproxy rollback")
+        self.verdicts: list[Verdict] = []
+        self.document: dict[str, Any] = {"epoch": 3, "live": "blue", "uptime_s": 1.0}
+        self.fault: Exception | None = None
+        self.reasons: list[str] = []
+
+    async def execute(self, order: SwitchOrder) -> SwitchReport:
+        self.orders.append(order)
+        if isinstance(self.report, Exception):
+            raise self.report
+        return self.report
+
+    def preflight(self, to: Colour) -> list[Verdict]:
+        return self.verdicts
+
+    def status(self) -> dict[str, Any]:
+        if self.fault:
+            raise self.fault
+        return self.document
+
+    def metrics(self) -> str:
+        return "bgproxy_epoch 3\n"
+
+    def not_ready(self) -> list[str]:
+        return self.reasons
+
+
+class Admin:
+    """A running admin API over TCP and a unix socket, with a client for each."""
+
+    def __init__(self, server: AdminServer, tcp: aiohttp.ClientSession, unix: aiohttp.ClientSession) -> None:
+        self.server, self.tcp, self.unix = server, tcp, unix
+
+    async def ask(self, method: str, path: str, *, over: str = "tcp", **options: Any) -> Reply:
+        session = self.tcp if over == "tcp" else self.unix
+        async with session.request(method, f"http://127.0.0.1:{self.port}{path}", **options) as answer:
+            return Reply(answer.status, answer.headers, await answer.read())
+
+    @property
+    def port(self) -> int:
+        assert self.server.address is not None
+        return self.server.address.port
+
+
+class Reply(msgspec.Struct, frozen=True):
+    status: int
+    headers: Mapping[str, str]  # whatever the case
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+@asynccontextmanager
+async def admin_api(control: FakeControl, directory: Path, **options: Any) -> AsyncIterator[Admin]:
+    path = directory / "admin.sock"
+    server = await start_admin(control, listen=LOOPBACK, socket_path=path, **options)
+    try:
+        async with (
+            aiohttp.ClientSession() as tcp,
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as unix,
+        ):
+            yield Admin(server, tcp, unix)
+    finally:
+        await server.close()
