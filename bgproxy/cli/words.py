@@ -1,0 +1,154 @@
+"""What the commands print: answers of the admin API as sentences and small tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Document = Mapping[str, Any]
+
+
+def report(document: Document, undo_suffix: str = "") -> list[str]:
+    """A SwitchReport: old → new, epoch, durations, the undo command."""
+    if not document["changed"]:
+        said = document["detail"] or f"{document['to']} is live already; nothing was changed"
+        return [said, f"epoch {document['epoch']}", *_overridden(document)]
+    move = f"{document['from']} → {document['to']}"
+    lines = [
+        f"{move}  epoch {document['epoch']}",
+        f"durable in {seconds(document['durable_s'])}, seen by every worker in {seconds(document['acked_s'])}",
+    ]
+    if document.get("drain_s") is not None:
+        lines.append(f"the old requests were done in {seconds(document['drain_s'])}")
+    lines += [
+        f"worker {each['worker']} (pid {each['pid']}) was replaced: {each['reason']}"
+        for each in document["replaced_workers"]
+    ]
+    lines += _overridden(document)
+    if document["detail"]:
+        lines.append(document["detail"])
+    if document["undo"]:
+        lines.append(f"undo: {document['undo']}{undo_suffix}")
+    return lines
+
+
+def problem(document: Document) -> list[str]:
+    """A problem document: the sentence, every reason, what to do."""
+    lines = [str(document.get("detail") or document.get("title") or "the admin API refused")]
+    # A sentence that gives the reasons already need not be followed by them once more.
+    lines += [f"  - {failed_check(each)}" for each in document.get("failed", ()) if str(each["result"]) not in lines[0]]
+    if document.get("hint"):
+        lines.append(f"hint: {document['hint']}")
+    return lines
+
+
+def preflight(document: Document) -> list[str]:
+    to = document["to"]
+    if document["ok"]:
+        head = f"a switch to {to} would be done now"
+    else:
+        head = f"a switch to {to} would be refused now"
+    return [head, *(f"  - {failed_check(each)}" for each in document["failed"])]
+
+
+def failed_check(check: Document) -> str:
+    since = check.get("since_s")
+    for_how_long = "" if since is None else f" (for {seconds(since)})"
+    return f"{check['target']}: {check['check']}: {check['result']}{for_how_long}"
+
+
+def status(document: Document) -> list[str]:
+    pools = document["pools"]
+    up_for = seconds(document["uptime_s"])
+    lines = [
+        f"{document['live']} is live  epoch {document['epoch']}  {document['state']}  up {up_for}",
+        "",
+        *table(
+            ("pool", "role", "healthy", "in flight", "streams", "req/s", "errors", "p50", "p99"),
+            [_pool_row(name, pools[name]) for name in ("blue", "green")],
+        ),
+        "",
+        *table(
+            ("upstream", "address", "state", "last check"),
+            [_upstream_row(name, each) for name in ("blue", "green") for each in pools[name]["upstreams"]],
+        ),
+        "",
+    ]
+    lines += [f"{name}: {pools[name]['degraded']}" for name in ("blue", "green") if pools[name].get("degraded")]
+    return lines + _outlook(document)
+
+
+def _outlook(document: Document) -> list[str]:
+    workers, may, back, last = (document[key] for key in ("workers", "can_switch", "rollback", "last_switch"))
+    stale = "  STALE" if workers["stale"] else ""
+    epochs = ", ".join(map(str, workers["epochs"]))
+    lines = [f"workers: {workers['ready']} of {workers['configured']} ready, epochs {epochs}{stale}"]
+    lines.append(f"switch to {document['idle']}: {_yes_or_reasons(may['ok'], may['reasons'])}")
+    lines.append(f"rollback to {back['to'] or '-'}: {_yes_or_reasons(back['ready'], back['reasons'])}")
+    if last:
+        by = f" by {last['by']}" if last.get("by") else ""
+        why = f": {last['reason']}" if last.get("reason") else ""
+        lines.append(
+            f"last {last.get('kind', 'switch')}: {last.get('from')} → {last.get('to')} at {last.get('at')}{by}{why}"
+        )
+    return lines
+
+
+def _pool_row(name: str, pool: Document) -> tuple[str, ...]:
+    errors = pool["error_share"]
+    return (
+        name,
+        pool["role"],
+        f"{pool['healthy']}/{pool['total']}" + (" stale" if pool["stale"] else ""),
+        str(pool["in_flight"]),
+        str(pool["streams"]),
+        f"{pool['rps']:g}",
+        "-" if errors is None else f"{errors:.1%}",
+        seconds(pool["latency_s"]["p50"]),
+        seconds(pool["latency_s"]["p99"]),
+    )
+
+
+def _upstream_row(colour: str, upstream: Document) -> tuple[str, ...]:
+    check = upstream["check"]
+    state = {True: "up", False: "down", None: "stale" if check["stale"] else "unknown"}[upstream["up"]]
+    if upstream.get("ejected_until"):
+        state += ", ejected"
+    if check["ok"] is None:
+        last = "never checked"
+    else:
+        outcome = f"{check['status']} in {seconds(check['duration_s'])}" if check["ok"] else check["error"]
+        last = f"{outcome}, {seconds(check['age_s'])} ago"
+    return (colour, upstream["address"], state, last)
+
+
+def _yes_or_reasons(yes: bool, reasons: Sequence[str]) -> str:
+    return "possible" if yes else "not now: " + "; ".join(reasons)
+
+
+def _overridden(document: Document) -> list[str]:
+    if not document["overridden"]:
+        return []
+    return ["overridden by --force:", *(f"  - {failed_check(each)}" for each in document["overridden"])]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [tuple(head), *map(tuple, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit a reader would choose."""
+    if value is None:
+        return "-"
+    if value < 0.001:
+        return f"{value * 1e6:.0f} µs"
+    if value < 1:
+        return f"{value * 1e3:.3g} ms"
+    if value < 120:
+        return f"{value:.3g} s"
+    minutes = int(value) // 60
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes // 1440} days"
