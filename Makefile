@@ -1,0 +1,39 @@
+# The same commands on a laptop and in CI. `make setup` first; PYTHON=… uses another interpreter with the extras.
+PYTHON ?= .venv/bin/python
+PURE := bgproxy/core bgproxy/wire bgproxy/shm
+
+.PHONY: setup fmt lint types test cov ci bench bench-memory demo
+
+setup: ## a virtual environment with everything that the other targets need
+	python3 -m venv .venv
+	.venv/bin/pip install -q -e '.[test,lint]'
+
+fmt: ## format, and fix what can be fixed without thinking
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest -q
+
+cov: ## every branch of the pure parts, from their own tests
+	$(PYTHON) -m pytest -q tests/core tests/wire tests/shm \
+		$(PURE:%=--cov=%) --cov-branch --cov-report=term-missing --cov-fail-under=100
+
+ci: ## what a push must pass, from a bare checkout
+	.ci/run
+
+bench: ## CPU per request beside nginx and HAProxy; a quiet machine with two cores
+	$(PYTHON) benchmarks/compare.py --max-ratio 1.35
+
+bench-memory: ## resident memory: idle connections, 1 GiB bodies
+	$(PYTHON) benchmarks/memory.py
+
+demo:
+	$(PYTHON) -m bgproxy demo

@@ -1,0 +1,117 @@
+"""The arithmetic of the benchmarks: what is compared with what, and that a missed bound is reported."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+KINDS = ("plain", "browser")
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_the_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for name in ("bodies", "compare", "memory", "proxies", "rig"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def compare():
+    return importlib.import_module("compare")
+
+
+@pytest.fixture
+def memory():
+    return importlib.import_module("memory")
+
+
+@pytest.fixture
+def bodies():
+    return importlib.import_module("bodies")
+
+
+def samples(compare, **figures):
+    """plain and browser alike: peer → CPU µs of each round."""
+    return {
+        (kind, peer): [compare.Sample(cpu, 40_000.0, 0.9, 2.0, 0.0) for cpu in rounds]
+        for kind in KINDS
+        for peer, rounds in figures.items()
+    }
+
+
+def test_a_ratio_compares_within_a_round_and_takes_the_median(compare):
+    measured = samples(compare, nginx=[10.0, 30.0, 10.0], bgproxy=[12.0, 39.0, 20.0])
+    assert compare.ratio(measured, "plain", "bgproxy") == pytest.approx(1.3)
+
+
+def test_without_nginx_there_is_no_ratio(compare):
+    assert compare.ratio(samples(compare, bgproxy=[12.0]), "plain", "bgproxy") is None
+
+
+def test_a_missed_bound_is_named_for_each_kind_of_request(compare):
+    measured = samples(compare, nginx=[10.0], bgproxy=[14.0])
+    assert compare.missed(measured, KINDS, 1.35) == [
+        f"{kind}: bgproxy costs 1.40 × nginx, at most 1.35 × was asked for" for kind in KINDS
+    ]
+
+
+def test_a_held_bound_says_nothing(compare):
+    assert compare.missed(samples(compare, nginx=[10.0], bgproxy=[13.5]), KINDS, 1.35) == []
+
+
+def test_a_bound_needs_both_proxies_in_the_run(compare, capsys):
+    with pytest.raises(SystemExit) as left:
+        compare.read_options(["--peers", "bgproxy", "--max-ratio", "1.35"])
+    assert left.value.code == 2
+    assert "both must be among --peers" in capsys.readouterr().err
+
+
+def test_memory_over_its_bound_and_a_damaged_body_are_not_held(compare, memory):
+    proxy = importlib.import_module("proxies").Proxy("bgproxy", "1", 0, (1,))
+    limit = memory.GROWTH_LIMIT
+
+    def held(growth):
+        return memory.growth_row("up", proxy, memory.MIB, growth).held
+
+    assert held(memory.Growth(peak=limit, after=0, seconds=1.0, whole=True))
+    assert not held(memory.Growth(peak=limit + 1, after=0, seconds=1.0, whole=True))
+    assert not held(memory.Growth(peak=0, after=limit + 1, seconds=1.0, whole=True))
+    assert not held(memory.Growth(peak=0, after=0, seconds=1.0, whole=False))
+
+
+def test_bodies_pass_whole_between_the_client_and_the_upstream_of_the_benchmark(bodies):
+    size = 3 * bodies.BURST
+    with bodies.served() as target:
+        assert bodies.upload(target.blue, size) == bodies.expected_digest(size)
+        assert bodies.download(target.green, size) == bodies.expected_digest(size)
+
+
+def test_a_short_body_does_not_have_the_digest_of_a_whole_one(bodies):
+    left, right = socket.socketpair()
+    with left, right:
+        left.sendall(bodies.PIECE[:1000])
+        left.shutdown(socket.SHUT_WR)
+        assert bodies.slow_digest(right.recv, len(bodies.PIECE)) != bodies.expected_digest(len(bodies.PIECE))
+
+
+def test_the_rig_reads_cpu_and_memory_of_a_process_from_the_kernel():
+    rig = importlib.import_module("rig")
+    before = rig.cpu_ns([os.getpid()])
+    while rig.cpu_ns([os.getpid()]) == before:
+        sum(range(10_000))
+    assert rig.rss_bytes(os.getpid()) > 1024 * 1024
+    assert rig.peak_rss_bytes(os.getpid()) > 1024 * 1024
+    assert os.getpid() in rig.children(os.getppid())
+
+
+def test_the_rig_says_when_a_process_is_gone():
+    rig = importlib.import_module("rig")
+    with pytest.raises(rig.RigError, match="is gone"):
+        rig.cpu_ns([2**22 + 1])
