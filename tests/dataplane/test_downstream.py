@@ -1,0 +1,401 @@
+"""The client's side: reading requests, keep-alive, pipelining, limits, time and the end of a connection."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bgproxy.dataplane.downstream import Downstream
+from bgproxy.shm import worker_slot as slot
+from tests.support.plane import eventually, settings
+from tests.support.raw_http import Ended, chunked, request, response
+from tests.support.raw_upstream import answering, silent
+
+if TYPE_CHECKING:
+    from tests.support.plane import Plane
+    from tests.support.raw_http import Message
+    from tests.support.raw_upstream import Conversation
+
+CHUNKED_POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def echo_target(asked: Message) -> bytes:
+    return response(200, asked.target.encode())
+
+
+def echo_body(asked: Message) -> bytes:
+    return response(200, asked.body)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_serves_one_request_after_another(plane: Plane) -> None:
+    plane.blue.script = answering(echo_target)
+    client = plane.client()
+    assert [client.ask(target=f"/{i}").body for i in range(5)] == [b"/0", b"/1", b"/2", b"/3", b"/4"]
+    assert plane.counted(slot.CONNECTIONS_TOTAL) == 1
+
+
+def test_a_request_that_comes_byte_by_byte_is_read(plane: Plane) -> None:
+    plane.blue.script = answering(echo_body)
+    client = plane.client()
+    sent = request("POST", "/slow", body=b"twelve bytes")
+    client.send(*(sent[i : i + 1] for i in range(len(sent))))
+    assert client.answer("POST").body == b"twelve bytes"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_a_chunked_body_is_read_whatever_way_it_is_split(plane: Plane, size: int) -> None:
+    plane.blue.script = answering(echo_body)
+    client = plane.client()
+    sent = CHUNKED_POST + chunked(b"one", b"two", b"x" * 30, trailers=b"X-Sum: 42\r\n")
+    client.send(*(sent[i : i + size] for i in range(0, len(sent), size)))
+    assert client.answer("POST").body == b"onetwo" + b"x" * 30
+    (asked,) = plane.blue.requests
+    assert asked.trailers == [("x-sum", "42")]
+    assert client.ask().status == 200, "the connection is at the next message"
+
+
+def test_empty_lines_before_a_request_are_ignored(plane: Plane) -> None:
+    client = plane.client()
+    client.send(b"\r\n\r\n" + request())
+    assert client.answer().status == 200
+
+
+def test_twenty_pipelined_requests_are_answered_in_order(plane: Plane) -> None:
+    plane.blue.script = answering(echo_target)
+    client = plane.client()
+    client.send(b"".join(request(target=f"/{i}") for i in range(20)))
+    assert [client.answer().body.decode() for _ in range(20)] == [f"/{i}" for i in range(20)]
+    assert [asked.target for asked in plane.blue.requests] == [f"/{i}" for i in range(20)]
+
+
+def test_a_request_with_a_body_may_be_pipelined_between_others(plane: Plane) -> None:
+    plane.blue.script = answering(lambda asked: response(200, asked.target.encode() + asked.body))
+    client = plane.client()
+    posts = request("POST", "/b", body=b"1" * 100_000), CHUNKED_POST + chunked(b"22", b"3")
+    client.send(request(target="/a") + posts[0] + request(target="/c") + posts[1] + request(target="/e"))
+    answers = [client.answer().body for _ in range(5)]
+    assert answers == [b"/a", b"/b" + b"1" * 100_000, b"/c", b"/223", b"/e"]
+
+
+def test_nothing_behind_a_request_that_closes_is_served(plane: Plane) -> None:
+    plane.blue.script = answering(echo_target)
+    client = plane.client()
+    client.send(request("GET", "/first", "Connection: close") + request(target="/never"))
+    answer = client.answer()
+    assert (answer.body, answer.one("Connection")) == (b"/first", "close")
+    assert client.is_ended()
+    assert [asked.target for asked in plane.blue.requests] == ["/first"]
+
+
+def test_nothing_behind_a_refused_request_is_served(plane: Plane) -> None:
+    client = plane.client()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n" + request(target="/never"))
+    answer = client.answer()
+    assert (answer.status, answer.one("X-BG-Reason"), answer.one("Connection")) == (400, "bad_request", "close")
+    assert client.is_ended()
+    assert plane.blue.requests == []
+    assert plane.rejected("bad_request") == 1
+
+
+# --- HTTP/1.0 ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_1_0_client_is_answered_and_left(plane: Plane) -> None:
+    client = plane.client()
+    client.send(request(version="1.0"))
+    answer = client.answer()
+    assert (answer.body, answer.one("Connection")) == (b"hello", "close")
+    assert client.is_ended()
+    assert plane.blue.requests[0].first == "GET / HTTP/1.1"
+
+
+def test_a_1_0_client_that_asks_for_it_is_kept(plane: Plane) -> None:
+    client = plane.client()
+    for _ in range(2):
+        client.send(request("GET", "/", "Connection: keep-alive", version="1.0"))
+        answer = client.answer()
+        assert (answer.body, answer.one("Connection")) == (b"hello", "keep-alive")
+
+
+def test_a_1_0_client_gets_an_unknown_length_as_everything_up_to_the_close(plane: Plane) -> None:
+    plane.blue.script = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"ab", b"c"))
+    client = plane.client()
+    client.send(request("GET", "/", "Connection: keep-alive", version="1.0"))
+    answer = client.answer()
+    assert (answer.body, answer.one("Transfer-Encoding"), answer.one("Connection")) == (b"abc", "", "close")
+
+
+def test_a_1_0_request_without_a_host_is_given_the_address_that_was_used(plane: Plane) -> None:
+    client = plane.client()
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert client.answer().status == 200
+    (asked,) = plane.blue.requests
+    assert asked.one("Host") == f"127.0.0.1:{plane.worker.address.port}"
+    on_ipv6 = plane.client(address=plane.worker.addresses[1])
+    on_ipv6.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert on_ipv6.answer().status == 200
+    assert plane.blue.requests[1].one("Host") == f"[::1]:{plane.worker.addresses[1].port}"
+
+
+# --- who the client is ------------------------------------------------------------------------------------------------
+
+
+def test_what_an_untrusted_client_says_about_itself_is_dropped(plane: Plane) -> None:
+    claims = [f"{name}: 6.6.6.6" for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "X-Forwarded-Host")]
+    plane.client().ask("GET", "/", *claims, "X-Forwarded-Proto: https", "X-Request-ID: mine", "X-BG-Colour: green")
+    (asked,) = plane.blue.requests
+    assert asked.one("X-Forwarded-For") == "127.0.0.1"
+    assert asked.one("X-Forwarded-Proto") == "http"
+    assert asked.one("X-Forwarded-Host") == asked.one("Host") == "app.example"
+    assert asked.one("Via") == "1.1 bgproxy"
+    assert asked.one("X-Request-ID") not in ("", "mine")
+    assert "6.6.6.6" not in asked.raw.decode()
+    assert asked.all("X-BG-Colour") == []
+
+
+def test_what_a_trusted_proxy_says_is_passed_on(plane: Plane) -> None:
+    plane.configure(settings(trusted_proxies=("127.0.0.0/8",)))
+    said = ("X-Forwarded-For: 9.9.9.9", "X-Forwarded-Proto: https", "X-Real-IP: 9.9.9.9", "X-Request-ID: theirs")
+    plane.client().ask("GET", "/", *said)
+    (asked,) = plane.blue.requests
+    assert asked.one("X-Forwarded-For") == "9.9.9.9, 127.0.0.1"
+    assert asked.one("X-Forwarded-Proto") == "https"
+    assert asked.one("X-Real-IP") == "9.9.9.9"
+    assert asked.one("X-Request-ID") == "theirs"
+
+
+def test_a_trusted_proxy_that_says_nothing_gets_the_usual_fields(plane: Plane) -> None:
+    plane.configure(settings(trusted_proxies=("127.0.0.1/32",)))
+    plane.client().ask("GET", "/", "Cookie: a=b", "Expect: 100-continue")
+    plane.client().ask()
+    for asked in plane.blue.requests:
+        assert asked.one("X-Forwarded-For") == "127.0.0.1"
+        assert asked.one("X-Request-ID")
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        (request("GET", "/", "X-Long: " + "x" * 1100), 431, "head_too_large"),
+        (request("GET", "/", *(f"X-{i}: 1" for i in range(11))), 431, "head_too_large"),
+        (b"GET / HTTP/1.1\r\nX-Endless: " + b"x" * 1100, 431, "head_too_large"),
+        (request(target="/" + "t" * 250), 414, "target_too_long"),
+        (b"GET /" + b"t" * 300, 414, "target_too_long"),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400, "bad_request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400, "bad_request"),
+        (b"GET /\r\n", 400, "bad_request"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "unsupported"),
+        (request("CONNECT", "a:1"), 501, "unsupported"),
+    ],
+)
+def test_what_is_over_a_limit_or_not_http_is_refused(plane: Plane, sent: bytes, status: int, reason: str) -> None:
+    plane.configure(settings(limits={"head_bytes": 1024, "header_count": 10, "target_bytes": 200}))
+    client = plane.client()
+    client.send(sent)
+    answer = client.answer()
+    assert (answer.status, answer.one("X-BG-Reason"), answer.one("Connection")) == (status, reason, "close")
+    assert client.is_ended()
+    assert plane.rejected(reason) == 1
+    assert plane.blue.conversations == []
+
+
+def test_a_refused_head_request_gets_no_body(plane: Plane) -> None:
+    client = plane.client()
+    client.send(b"HEAD / HTTP/1.1\r\n\r\n")
+    assert client.answer("HEAD").status == 400
+    assert client.is_ended()
+
+
+def test_an_announced_body_over_the_limit_is_refused_before_anything_is_sent(plane: Plane) -> None:
+    plane.configure(settings(limits={"body_bytes": 10}))
+    assert plane.client().ask("POST", "/", body=b"x" * 10).status == 200
+    client = plane.client()
+    assert client.ask("POST", "/", body=b"x" * 11).status == 413
+    assert client.is_ended()
+    assert [len(asked.body) for asked in plane.blue.requests] == [10]
+    assert plane.rejected("body_too_large") == 1
+
+
+def test_a_chunked_body_over_the_limit_is_never_completed_upstream(plane: Plane) -> None:
+    plane.configure(settings(limits={"body_bytes": 10}))
+    plane.blue.script = answering(echo_body)
+    fitting = plane.client()
+    fitting.send(CHUNKED_POST + chunked(b"x" * 6, b"y" * 4))
+    assert fitting.answer("POST").body == b"x" * 6 + b"y" * 4
+    client = plane.client()
+    client.send(CHUNKED_POST + b"6\r\nxxxxxx\r\n")
+    client.send(b"5\r\nyyyyy\r\n0\r\n\r\n")
+    assert client.answer("POST").status == 413
+    assert client.is_ended()
+    eventually(lambda: all(one.ended.is_set() for one in plane.blue.conversations), "the upstream connection's end")
+    assert len(plane.blue.requests) == 1
+
+
+def test_a_malformed_chunk_is_refused_and_never_passed_on(plane: Plane) -> None:
+    client = plane.client()
+    client.send(CHUNKED_POST + b"3\r\nabc\r\n", b"0x3\r\nabc\r\n0\r\n\r\n" + request(target="/smuggled"))
+    assert client.answer("POST").status == 400
+    assert client.is_ended()
+    assert plane.blue.requests == []
+
+
+def test_connections_over_the_limit_are_answered_and_closed(plane: Plane) -> None:
+    first = plane.client()
+    assert first.ask().status == 200
+    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 1, "a single connection")
+    plane.configure(settings(limits={"connections": 1}))
+    second = plane.client()
+    answer = second.answer()
+    assert (answer.status, answer.one("X-BG-Reason"), answer.one("Retry-After")) == (503, "connections", "1")
+    assert second.is_ended()
+    assert first.ask().status == 200
+    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 1, "the second to be forgotten")
+    plane.configure()
+    assert plane.client().ask().status == 200
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_drips_is_cut_at_its_deadline(plane: Plane) -> None:
+    plane.configure(settings(timeouts={"header": 0.3}))
+    client = plane.client()
+    client.send(b"GET / HTTP/1.1\r\n")
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.05):
+            try:
+                client.send(b"X-A: b\r\n")
+            except OSError:
+                return
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        answer = client.answer()
+    finally:
+        stop.set()
+        dripping.join()
+    assert (answer.status, answer.one("X-BG-Reason")) == (408, "header_timeout")
+    assert client.is_ended()
+
+
+def test_a_body_that_stops_coming_is_cut_and_the_upstream_is_not_told_it_was_whole(plane: Plane) -> None:
+    plane.configure(settings(timeouts={"body_idle": 0.3}))
+    client = plane.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+    answer = client.answer("POST")
+    assert (answer.status, answer.one("X-BG-Reason")) == (408, "body_timeout")
+    assert client.is_ended()
+    assert plane.blue.requests == []
+    assert plane.answered("POST", 408) == 1
+
+
+def test_an_idle_connection_is_closed_without_a_word(plane: Plane) -> None:
+    plane.configure(settings(timeouts={"keep_alive": 0.3, "header": 0.3}))
+    never_used, used, untidy = plane.client(), plane.client(), plane.client()
+    assert used.ask().status == untidy.ask().status == 200
+    untidy.send(b"\r\n")  # as old clients do behind a body
+    assert never_used.rest() == used.rest() == untidy.rest() == b""
+    assert plane.rejected("header_timeout") == 0
+
+
+def test_a_client_that_stops_reading_is_cut(plane: Plane) -> None:
+    plane.configure(settings(timeouts={"write_idle": 0.3}))
+    size = 64 << 20
+    plane.blue.script = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+    client = plane.client(receive_buffer=4096)
+    client.send(request())
+    eventually(lambda: plane.rejected("write_timeout") == 1, "the write timeout")
+    with pytest.raises((Ended, ConnectionResetError)):
+        client.answer()
+
+
+# --- the end of a connection ------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_has_said_all_it_wants_still_gets_its_answers(plane: Plane) -> None:
+    release = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        while True:
+            asked = conversation.request()
+            release.wait(10)
+            conversation.send(echo_target(asked))
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request(target="/1") + request(target="/2"))
+    client.finish_sending()
+    eventually(lambda: plane.blue.requests, "the first request")
+    release.set()
+    assert [client.answer().body, client.answer().body] == [b"/1", b"/2"]
+    assert client.is_ended()
+
+
+def test_a_client_that_half_closes_and_is_never_answered_is_taken_for_gone(plane: Plane) -> None:
+    plane.blue.script = silent
+    client = plane.client()
+    client.send(request())
+    client.finish_sending()
+    assert client.is_ended()
+    eventually(lambda: plane.answered("GET", 499) == 1, "the 499")
+
+
+def test_a_half_closed_client_that_leaves_an_incomplete_request_is_closed(plane: Plane) -> None:
+    client = plane.client()
+    client.send(request() + b"GET /half HT")
+    client.finish_sending()
+    assert client.answer().body == b"hello"
+    assert client.is_ended()
+
+
+def test_a_client_that_leaves_takes_its_upstream_connection_with_it(plane: Plane) -> None:
+    plane.blue.script = silent
+    client = plane.client()
+    client.send(request())
+    eventually(lambda: plane.blue.conversations, "the request")
+    client.reset()
+    assert plane.blue.conversations[0].ended.wait(10), "the upstream learns of it"
+    eventually(lambda: plane.answered("GET", 499) == 1, "the 499")
+    assert plane.failed("client_gone") == 1
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_completes_nothing(plane: Plane) -> None:
+    for end in ("finish_sending", "reset"):
+        client = plane.client()
+        client.send(CHUNKED_POST + b"3\r\nabc\r\n")
+        eventually(lambda: plane.cells[slot.IN_FLIGHT] == 1, "the request")
+        getattr(client, end)()
+        eventually(plane.is_idle, "the end of the request")
+    eventually(lambda: plane.answered("POST", 499) == 2, "both to be counted")
+    assert plane.blue.requests == []
+
+
+# --- what no real socket shows reliably -------------------------------------------------------------------------------
+
+
+class FakePlane:
+    """As much of a plane as a connection needs that is never written to."""
+
+    def __init__(self) -> None:
+        self.later: list[object] = []
+        self.loop = self
+        self.call_soon = self.later.append
+
+
+def test_an_end_of_input_does_not_overtake_a_whole_request_that_waits_its_turn() -> None:
+    client = Downstream(FakePlane())  # type: ignore[arg-type]
+    client._buffer = request()
+    assert client.eof_received(), "the connection stays open for the answer"
+    client._buffer = b"GET / HT"
+    assert not client.eof_received()

@@ -1,0 +1,343 @@
+"""The upstream's side: where a response ends, what must not leak into the next one, truncation, time, backpressure."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bgproxy.shm import worker_slot as slot
+from tests.support.plane import eventually, settings
+from tests.support.raw_http import Ended, chunked, request, response
+from tests.support.raw_upstream import answering, silent
+
+if TYPE_CHECKING:
+    from tests.support.plane import Plane
+    from tests.support.raw_upstream import Conversation, Script
+
+CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+UNTIL_CLOSE_HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+MIB = 1 << 20
+
+
+def saying(*pieces: bytes, then: str = "rest") -> Script:
+    """One request, these pieces, and then wait for the proxy (`rest`), `close` or `reset`."""
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(*pieces)
+        getattr(conversation, then)()
+
+    return script
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+# --- where a response ends --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 17])
+@pytest.mark.parametrize(
+    "sent",
+    [response(200, b"hello, world"), CHUNKED_HEAD + chunked(b"hello", b", ", b"world")],
+    ids=["length", "chunked"],
+)
+def test_a_response_is_read_whatever_way_it_is_split(plane: Plane, sent: bytes, size: int) -> None:
+    def script(conversation: Conversation) -> None:
+        while True:
+            conversation.request()
+            conversation.send(*pieces(sent, size))
+
+    plane.blue.script = script
+    client = plane.client()
+    for _ in range(2):
+        answer = client.ask()
+        assert (answer.status, answer.body) == (200, b"hello, world")
+    assert len(plane.blue.conversations) == 1, "the connection was at a message boundary"
+
+
+def test_many_small_chunks_leave_as_fewer(plane: Plane) -> None:
+    plane.blue.script = answering(CHUNKED_HEAD + chunked(*[b"x"] * 40_000))
+    answer = plane.client().ask()
+    assert len(answer.body) == 40_000
+    assert len(answer.chunks) < 4_000
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"hello\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/1.1 099 Low\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\na",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ],
+    ids=range(12),
+)
+def test_a_response_that_is_not_clear_http_is_not_relayed(plane: Plane, sent: bytes) -> None:
+    plane.blue.script = saying(sent)
+    client = plane.client()
+    answer = client.ask()
+    assert (answer.status, answer.one("X-BG-Reason")) == (502, "bad_response")
+    assert plane.blue.address.encode() not in answer.raw
+    assert plane.blue.conversations[0].ended.wait(10), "the connection is closed"
+    assert plane.failed("bad_response") == 1
+    plane.blue.script = answering(response(200, b"well"))
+    assert client.ask().body == b"well", "the client's connection is unharmed"
+
+
+# --- nothing leaks into a later request -------------------------------------------------------------------------------
+
+POISON = response(200, b"poison")
+
+
+@pytest.mark.parametrize(
+    ("method", "clean"),
+    [
+        ("GET", response(200, b"clean")),
+        ("GET", CHUNKED_HEAD + chunked(b"clean")),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+    ],
+    ids=["length", "chunked", "204", "304", "head"],
+)
+@pytest.mark.parametrize("together", [True, False], ids=["in one segment", "afterwards"])
+def test_surplus_bytes_never_reach_a_later_request(plane: Plane, method: str, clean: bytes, together: bool) -> None:
+    answered = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        if conversation.number:
+            conversation.send(response(200, b"second"))
+        elif together:
+            conversation.send(clean + POISON)
+        else:
+            conversation.send(clean)
+            answered.wait(10)
+            conversation.send(POISON)
+        conversation.rest()
+
+    plane.blue.script = script
+    client = plane.client()
+    assert client.ask(method).body == (b"" if b"clean" not in clean else b"clean")
+    answered.set()
+    assert plane.blue.conversations[0].ended.wait(10), "the connection is dropped"
+    assert client.ask().body == b"second"
+
+
+def test_a_connection_that_the_upstream_closes_is_not_used_again(plane: Plane) -> None:
+    plane.blue.script = answering(response(200, b"ok", "Connection: close"))
+    client = plane.client()
+    for number in range(3):
+        assert client.ask().body == b"ok"
+        assert plane.blue.conversations[number].ended.wait(10)
+    assert plane.counted(slot.REUSES) == 0
+
+
+def test_a_parked_connection_is_closed_after_its_idle_timeout(plane: Plane) -> None:
+    plane.configure(settings(upstream={"idle_timeout": 0.3}))
+    assert plane.client().ask().status == 200
+    assert plane.blue.conversations[0].ended.wait(10)
+    eventually(lambda: plane.cells[slot.PARKED] == plane.cells[slot.UPSTREAM_CONNECTIONS] == 0, "no connection left")
+
+
+# --- what is cut must look cut ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("sent", "begin"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", b"half"),
+        (CHUNKED_HEAD + b"4\r\nhalf\r\n", b"4\r\nhalf\r\n"),
+    ],
+    ids=["length", "chunked"],
+)
+def test_a_truncated_response_ends_short_of_its_framing(plane: Plane, sent: bytes, begin: bytes, end: str) -> None:
+    relayed = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(sent)
+        relayed.wait(10)
+        getattr(conversation, end)()
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request())
+    client.until(b"\r\n\r\n")
+    assert client.take(len(begin)) == begin
+    relayed.set()
+    assert client.rest() == b""
+    assert plane.failed("response_truncated") == 1
+
+
+def test_a_bad_chunk_ends_the_response_short_of_its_last_chunk(plane: Plane) -> None:
+    plane.blue.script = saying(CHUNKED_HEAD + b"3\r\nabc\r\n", b"xyz\r\n0\r\n\r\n")
+    client = plane.client()
+    with pytest.raises(Ended) as ended:
+        client.ask()
+    assert ended.value.so_far.endswith(b"\r\n\r\n3\r\nabc\r\n")
+
+
+def test_a_truncated_response_that_ends_with_its_connection_is_reset_for_a_1_0_client(plane: Plane) -> None:
+    relayed = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(CHUNKED_HEAD + b"4\r\nhalf\r\n")
+        relayed.wait(10)
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request(version="1.0"))
+    client.until(b"half")
+    relayed.set()
+    with pytest.raises(ConnectionResetError):
+        client.rest()
+
+
+def test_a_reset_in_place_of_the_end_is_a_truncation(plane: Plane) -> None:
+    relayed = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(UNTIL_CLOSE_HEAD + b"half")
+        relayed.wait(10)
+        conversation.reset()
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request())
+    client.until(b"half\r\n")
+    relayed.set()
+    assert client.rest() == b"", "no last chunk"
+    assert plane.failed("response_truncated") == 1
+
+
+def test_an_upstream_that_closes_within_its_head_has_sent_a_bad_response(plane: Plane) -> None:
+    plane.blue.script = saying(b"HTTP/1.1 200 OK\r\nX-", then="close")
+    assert plane.client().ask().one("X-BG-Reason") == "bad_response"
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_upstream_that_does_not_answer_in_time_is_given_up(plane: Plane) -> None:
+    plane.configure(settings(upstream={"response_timeout": 0.3}))
+    plane.blue.script = silent
+    client, poster = plane.client(), plane.client()
+    client.send(request())
+    poster.send(request("POST", "/", body=b"x"))
+    for waiting, method in ((client, "GET"), (poster, "POST")):
+        answer = waiting.answer()
+        assert (answer.status, answer.one("X-BG-Reason")) == (504, "response_timeout")
+        assert plane.answered(method, 504) == 1
+    eventually(lambda: all(one.ended.is_set() for one in plane.blue.conversations), "the upstream connections' end")
+
+
+def test_a_body_that_stops_coming_is_cut(plane: Plane) -> None:
+    plane.configure(settings(upstream={"body_idle": 0.3}))
+    plane.blue.script = saying(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+    with pytest.raises(Ended):
+        plane.client().ask()
+    assert plane.failed("response_idle") == 1
+
+
+def test_an_event_stream_may_be_quiet_for_longer_than_another_body(plane: Plane) -> None:
+    plane.configure(settings(upstream={"body_idle": 0.1}))
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        conversation.send(head if asked.target == "/events" else CHUNKED_HEAD)
+        conversation.rest()
+
+    plane.blue.script = script
+    listening, downloading = plane.client(), plane.client()
+    listening.send(request(target="/events"))
+    listening.until(b"\r\n\r\n")
+    with pytest.raises(Ended):
+        downloading.ask()
+    assert plane.cells[slot.EVENT_STREAMS] == 1
+
+
+# --- a slow reader bounds memory --------------------------------------------------------------------------------------
+
+
+def test_a_slow_client_holds_the_upstream_back(plane: Plane) -> None:
+    size, sent = 64 * MIB, []
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(64):
+            conversation.send(bytes(MIB))
+            sent.append(MIB)
+        conversation.rest()
+
+    plane.blue.script = script
+    before = plane.worker.resident_bytes()
+    client = plane.client(receive_buffer=64 * 1024)
+    client.send(request())
+    client.until(b"\r\n\r\n")
+    eventually(lambda: stands_still(sent), "the upstream to be held back")
+    assert sum(sent) < size
+    largest = plane.worker.resident_bytes()
+    for _ in range(64):
+        client.take(MIB)
+        largest = max(largest, plane.worker.resident_bytes())
+    assert largest - before < 32 * MIB
+    assert len(sent) == 64
+
+
+def test_a_slow_upstream_holds_the_client_back(plane: Plane) -> None:
+    size, go = 64 * MIB, threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        go.wait(10)
+        for _ in range(64):
+            conversation.take(MIB)
+        conversation.send(response(200, b"thanks"))
+        conversation.rest()
+
+    slow = plane.upstream(script, receive_buffer=64 * 1024)
+    plane.configure(blue=[slow])
+    before, sent = plane.worker.resident_bytes(), []
+    client = plane.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+
+    def upload() -> None:
+        for _ in range(64):
+            client.send(bytes(MIB))
+            sent.append(MIB)
+
+    uploading = threading.Thread(target=upload)
+    uploading.start()
+    eventually(lambda: stands_still(sent), "the client to be held back")
+    assert sum(sent) < size
+    largest = plane.worker.resident_bytes()
+    go.set()
+    while uploading.is_alive():
+        uploading.join(0.005)
+        largest = max(largest, plane.worker.resident_bytes())
+    assert client.answer("POST").body == b"thanks"
+    assert largest - before < 32 * MIB
+
+
+def stands_still(sent: list[int]) -> bool:
+    """Has nothing been sent for as long as a piece takes many times over?"""
+    count = len(sent)
+    return count > 0 and not threading.Event().wait(0.2) and len(sent) == count
