@@ -1,19 +1,19 @@
 """Every error an operator can meet, with its exit code, HTTP status and problem code.
 
-    BgproxyError
-    ├── ConfigError                 exit 3   file:line:col, what was expected, what to do
-    ├── StartupError                exit 1   a socket, a directory, another instance
-    ├── StateCorrupt                exit 1   names the file and the remedy
-    ├── AdminUnreachable            exit 4   client commands only
-    └── ControlError                         answers of the admin API, as RFC 9457 problems
-        ├── BadRequest              400  exit 2
-        ├── NothingToRollBackTo     409  exit 5
-        ├── SwitchRefused           409  exit 5   carries every failed verdict
-        ├── SwitchInProgress        409  exit 6   names the holder
-        ├── StaleEpoch              412  exit 6
-        ├── StoreUnavailable        503  exit 1   the intent could not be written: nothing was changed
-        ├── WorkersDidNotAcknowledge 504 exit 7   names the workers and tells the truth about the word
-        └── DrainTimedOut           504  exit 7   the switch is done, old requests are still running
+BgproxyError
+├── ConfigError                 exit 3   file:line:col, what was expected, what to do
+├── StartupError                exit 1   a socket, a directory, another instance
+├── StateCorrupt                exit 1   names the file and the remedy
+├── AdminUnreachable            exit 4   client commands only
+└── ControlError                         answers of the admin API, as RFC 9457 problems
+    ├── BadRequest              400  exit 2
+    ├── NothingToRollBackTo     409  exit 5
+    ├── SwitchRefused           409  exit 5   carries every failed verdict
+    ├── SwitchInProgress        409  exit 6   names the holder
+    ├── StaleEpoch              412  exit 6
+    ├── StoreUnavailable        503  exit 1   the intent could not be written: nothing was changed
+    ├── WorkersDidNotAcknowledge 504 exit 7   names the workers and tells the truth about the word
+    └── DrainTimedOut           504  exit 7   the switch is done, old requests are still running
 """
 
 from __future__ import annotations

@@ -209,19 +209,24 @@ def test_what_is_not_finished_in_time_is_cut_and_reported(
     plane: Plane, leave: Callable[[WorkerProcess, float], None]
 ) -> None:
     def script(conversation: Conversation) -> None:
-        if conversation.request().one("Upgrade"):
+        asked = conversation.request()
+        if asked.one("Upgrade"):
             conversation.send(SWITCHING)
+        elif asked.target == "/events":
+            conversation.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
         conversation.rest()
 
     plane.configure(settings(timeouts={"shutdown": 0.2}))
     plane.blue.script = script
-    asking, tunnelled = plane.client(), plane.client()
+    asking, tunnelled, listening = plane.client(), plane.client(), plane.client()
     asking.send(request())
+    listening.send(request(target="/events"))
+    listening.until(b"\n\n")
     tunnelled.send(request("GET", "/", "Connection: upgrade", "Upgrade: websocket"))
     assert tunnelled.answer().status == 101
-    eventually(lambda: len(plane.blue.requests) == 2, "both requests")
+    eventually(lambda: len(plane.blue.requests) == 3, "all three requests")
     leave(plane.worker, 0.2)
-    assert plane.worker.hear(Drained) == Drained(cut_requests=1, cut_streams=1)
+    assert plane.worker.hear(Drained) == Drained(cut_requests=1, cut_streams=2)
     assert asking.is_ended()
     assert tunnelled.is_ended()
     assert plane.worker.process.wait(PATIENCE_S) == 0

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.events import Emit
     from bgproxy.shm.health_board import HealthBoard
 
-MIN_FAST_INTERVAL_S = 0.05
+# Between the checks of an upstream that has no verdict yet: a long interval must not keep a start waiting for it.
+MIN_FAST_INTERVAL_S, MAX_FAST_INTERVAL_S = 0.05, 0.5
 
 Probe = Callable[[Address, HealthSettings], Awaitable[Check]]
 
@@ -116,7 +117,8 @@ class Prober:
 
     @property
     def _fast_interval_s(self) -> float:
-        return min(self._settings.interval, max(MIN_FAST_INTERVAL_S, self._settings.interval / 5))
+        fast_s = min(MAX_FAST_INTERVAL_S, max(MIN_FAST_INTERVAL_S, self._settings.interval / 5))
+        return min(self._settings.interval, fast_s)
 
     def _tracker(self, upstream: Upstream) -> Tracker:
         settings = self._settings

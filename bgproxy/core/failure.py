@@ -34,7 +34,9 @@ CLOSED_BEFORE_RESPONSE = Failure(
 )
 RESPONSE_TIMEOUT = Failure("response_timeout", 504, "the upstream did not answer in time")
 BAD_RESPONSE = Failure("bad_response", 502, "the upstream sent an answer that is not valid HTTP/1.1")
-RESPONSE_TRUNCATED = Failure("response_truncated", 502, "the upstream closed the connection in the middle of its answer")
+RESPONSE_TRUNCATED = Failure(
+    "response_truncated", 502, "the upstream closed the connection in the middle of its answer"
+)
 RESPONSE_IDLE = Failure("response_idle", 504, "the upstream stopped sending in the middle of its answer")
 QUEUE_FULL = Failure("queue_full", 503, "too many requests wait for a connection to the live pool")
 QUEUE_TIMEOUT = Failure("queue_timeout", 503, "no connection to the live pool came free in time")

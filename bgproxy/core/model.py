@@ -62,7 +62,9 @@ def parse_address(text: str, *, port_zero: bool = False) -> Address:
         return Address(path=path)
     if "://" in text:
         scheme = text.partition("://")[0]
-        raise ValueError(f"{text!r}: {scheme}:// is not supported here; expected 'host:port', '[v6]:port' or 'unix:/path'")
+        raise ValueError(
+            f"{text!r}: {scheme}:// is not supported here; expected 'host:port', '[v6]:port' or 'unix:/path'"
+        )
     host, colon, port_text = text.rpartition(":")
     if not colon:
         raise ValueError(f"{text!r}: the port is missing; expected 'host:port', '[v6]:port' or 'unix:/path'")
@@ -71,7 +73,9 @@ def parse_address(text: str, *, port_zero: bool = False) -> Address:
     elif ":" in host:
         raise ValueError(f"{text!r}: an IPv6 address is written in brackets, like '[::1]:8080'")
     if not host:
-        raise ValueError(f"{text!r}: the host is missing; expected 'host:port', for every interface '0.0.0.0:{port_text}'")
+        raise ValueError(
+            f"{text!r}: the host is missing; expected 'host:port', for every interface '0.0.0.0:{port_text}'"
+        )
     if any(c.isspace() or c in "/?#@" for c in host):
         raise ValueError(f"{text!r}: {host!r} is not a host name or address")
     if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5):

@@ -41,7 +41,7 @@ class AccessLog:
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
         self._thread.start()
 
-    def record(self, exchange: Exchange, duration_ns: int) -> None:
+    def record(self, exchange: Exchange, duration_ns: int, termination: str) -> None:
         if len(self._records) >= RECORDS:
             self._cells[slot.ACCESS_LOG_DROPPED] += 1
             return
@@ -62,7 +62,7 @@ class AccessLog:
                 exchange.attempts,
                 exchange.was_reused,
                 exchange.request_id,
-                exchange.termination,
+                termination,
             )
         )
 

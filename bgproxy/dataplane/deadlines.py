@@ -1,8 +1,8 @@
 """Every timeout of a worker from one coarse timer.
 
-A connection says when it wants to be asked by setting `deadline` (nanoseconds of the monotonic clock, 0 for never), which
-costs one attribute store per request where a `call_later` costs more than the request. Each is looked at once a round;
-a deadline is so kept to within one round, `ROUND_S`, and never fires early.
+A connection says when it wants to be asked by setting `deadline` (nanoseconds of the monotonic clock, 0 for never).
+That costs one attribute store per request where a `call_later` costs more than the request. Each is looked at once a
+round; a deadline is so kept to within one round, `ROUND_S`, and never fires early.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A client connection: reads requests, one at a time, hands each to an exchange, and writes what comes back.
 
-While one request is being answered, what the client sends further (pipelining) is kept up to a bound, and then no longer
-read. After any refusal nothing more is taken as a request on that connection (RFC 9112 section 2.2, 9.6).
+While one request is being answered, what the client sends further (pipelining) is kept up to a bound, and then no
+longer read. After any refusal nothing more is taken as a request on that connection (RFC 9112 section 2.2, 9.6).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bgproxy.shm import worker_slot as slot
 from bgproxy.wire import encode, forwarded, hop_by_hop
 from bgproxy.wire.framing import CHUNKED, ChunkedDecoder
 from bgproxy.wire.replies import reply
-from bgproxy.wire.request import Refusal, RequestHead, why_incomplete_is_hopeless
+from bgproxy.wire.request import ReadRequest, Refusal, RequestHead, why_incomplete_is_hopeless
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.plane import DataPlane
@@ -38,8 +38,6 @@ class Downstream(asyncio.Protocol):
         "_buffer",
         "_decoder",
         "_eof",
-        "_host",
-        "_lines",
         "_plane",
         "_reading_paused",
         "_write_left",
@@ -52,6 +50,8 @@ class Downstream(asyncio.Protocol):
         "request_done",
         "transport",
         "trusted",
+        "usual_host",
+        "usual_lines",
         "write",
     )
 
@@ -71,8 +71,8 @@ class Downstream(asyncio.Protocol):
         self._reading_paused = False
         self._writing_paused = False
         self._write_left = 0
-        self._host: bytes | None = None
-        self._lines = b""
+        self.usual_host: bytes | None = None  # a client keeps to one host: the lines it got last time are kept
+        self.usual_lines = b""
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
@@ -120,8 +120,8 @@ class Downstream(asyncio.Protocol):
     def cut(self, *, reset: bool) -> None:
         """End in the middle of a response, so that the client can't take it for a whole one.
 
-        Short of its Content-Length or its last chunk the FIN shows it. `reset` where a response ends with the connection:
-        there a FIN would say that it is complete.
+        Short of its Content-Length or its last chunk the FIN shows it. `reset` where a response ends with the
+        connection: there a FIN would say that it is complete.
         """
         self.exchange = None
         if reset:
@@ -155,50 +155,66 @@ class Downstream(asyncio.Protocol):
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self.exchange is None:
-            self._read_head(self._buffer + data if self._buffer else data)
-        elif self.request_done:
+        if self.exchange is not None:
+            self._read_on(data)
+            return
+        if self._buffer:
+            data = self._buffer + data
+        plane = self._plane
+        end = data.find(b"\r\n\r\n") + 4
+        if end != len(data) or not 4 < end <= plane.head_bytes:
+            self._read_head(data, end)
+            return
+        self._buffer = b""
+        request = plane.requests.read(data)  # exactly one head: nearly always so
+        if type(request) is RequestHead:
+            self.deadline = 0
+            self.exchange = exchange = Exchange(plane, self, request)
+            exchange.begin()
+        else:
+            self._begin_judged(request, data)
+
+    def _read_on(self, data: bytes) -> None:
+        if self.request_done:
             self._keep_pipelined(data)
         else:
             self._buffer = self._buffer + data if self._buffer else data
             self._read_body()
 
-    def _read_head(self, data: bytes) -> None:
+    def _read_head(self, data: bytes, end: int) -> None:
+        """`end` is where the first head in `data` ends, 3 where it does not, 4 where there is only an empty line."""
         plane = self._plane
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 5:
-            if end == 4:
-                self._read_after_empty_lines(data)
-            else:
-                self._await_rest_of_head(data)
-            return
-        if end == len(data):
-            head, self._buffer = data, b""
+        if end < 4:
+            self._await_rest_of_head(data)
+        elif end == 4:
+            self._read_after_empty_lines(data)
+        elif end > plane.head_bytes:
+            self.refuse(Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes"))
         else:
             head, self._buffer = data[:end], data[end:]
-        request = (
-            plane.requests.read(head)
-            if end <= plane.head_bytes
-            else Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes")
-        )
-        if request.__class__ is Refusal:
-            self.refuse(request, request_head=head)  # type: ignore[arg-type]
+            self._begin_judged(plane.requests.read(head), head)
+
+    def _begin_judged(self, request: ReadRequest, head: bytes) -> None:
+        """Begin a request of any kind, or answer it with its refusal."""
+        if isinstance(request, Refusal):
+            self.refuse(request, request_head=head)
             return
-        self.exchange = exchange = Exchange(plane, self, request)  # type: ignore[arg-type]
         self.deadline = 0
-        if exchange.request.body:
-            self._begin_body(exchange, exchange.request)
-        else:
-            exchange.begin()
-            if self._buffer and self.exchange is not None:
-                self._keep_pipelined(b"")
+        self.must_close = not request.keep_alive
+        self.exchange = exchange = Exchange(self._plane, self, request)
+        if request.body:
+            self._begin_body(exchange, request)
+            return
+        exchange.begin()
+        if self._buffer and self.exchange is not None:
+            self._keep_pipelined(b"")
 
     def _read_after_empty_lines(self, data: bytes) -> None:
         """RFC 9112 2.2: a client may send some before its request line."""
         self._buffer = b""
         rest = data.lstrip(b"\r\n")
         if rest:
-            self._read_head(rest)
+            self.data_received(rest)
 
     def _await_rest_of_head(self, data: bytes) -> None:
         plane = self._plane
@@ -305,21 +321,17 @@ class Downstream(asyncio.Protocol):
 
     def forwarding(self, request: RequestHead) -> bytes:
         """Whole lines about where this request comes from, with its Host."""
-        host = request.host
-        if host == self._host and (request.found is None or not self.trusted):
-            return self._lines  # a client keeps to one host
-        host = host or self._own_address()
+        host = request.host or self._own_address()
         if request.found is not None and self.trusted:
             return forwarded.lines_behind_proxy(self.peer, b"http", host, request.found)
-        self._host, self._lines = request.host, forwarded.lines(self.peer, b"http", host)
-        return self._lines
+        self.usual_host, self.usual_lines = request.host, forwarded.lines(self.peer, b"http", host)
+        return self.usual_lines
 
-    def given_request_id(self, request: RequestHead) -> bytes:
-        """The id that a trusted proxy gave this request, or b""."""
-        if request.found is None or not self.trusted:
-            return b""
-        ids = request.found.get(self._plane.requests.request_id_field)
-        return ids[0] if ids else b""
+    def request_id_line(self, request: RequestHead) -> bytes:
+        """The id that a trusted proxy gave, or a new one."""
+        if self.trusted and request.given_id:
+            return self._plane.request_id_line(request.given_id)
+        return self._plane.new_request_id_line()
 
     def _own_address(self) -> bytes:
         """For the Host of an HTTP/1.0 request without one: the address that the client used."""
@@ -331,13 +343,7 @@ class Downstream(asyncio.Protocol):
 
     def closes_after_this(self) -> bool:
         """Will the answer to the current request be the last on this connection?"""
-        exchange = self.exchange
-        return (
-            self.must_close
-            or not self.request_done
-            or self._plane.draining
-            or (exchange is not None and not exchange.request.keep_alive)
-        )
+        return self.must_close or not self.request_done or self._plane.draining
 
     def relay(self, data: bytes) -> None:
         self.write(data)
@@ -355,7 +361,8 @@ class Downstream(asyncio.Protocol):
                 linger(self._plane, self)
             return
         if self._writing_paused:
-            return  # resume_writing goes on: answers are not piled up for a client that does not read
+            self._pause_reading()  # resume_writing goes on: answers are not piled up for a client that does not read
+            return
         self.deadline = self._plane.deadlines.now + self._plane.keep_alive_ns
         if self._buffer or self._eof:
             self._plane.loop.call_soon(self._next_request)
@@ -371,7 +378,7 @@ class Downstream(asyncio.Protocol):
         self._resume_reading()
         if self._buffer:
             buffer, self._buffer = self._buffer, b""
-            self._read_head(buffer)
+            self.data_received(buffer)
 
     def refuse(self, refusal: Refusal, *, request_head: bytes = b"") -> None:
         """Answer ourselves and read no further request here."""

@@ -6,6 +6,7 @@ retries included, happens inside the pool of that colour.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bgproxy.core import failure as failures
@@ -38,6 +39,9 @@ _HISTOGRAM_ROWS = tuple(
 )
 _ERROR_CELLS = {f.reason: tuple(slot.error_cell(colour, f.reason) for colour in (0, 1)) for f in failures.ALL}
 
+# How the body of a response is framed for the client.
+AS_IT_IS, IN_CHUNKS, UNTIL_THE_END = range(3)
+
 # How an exchange ended, in the access log.
 OK, CLIENT_ABORT, UPSTREAM_RESET, TIMEOUT, DRAINED = "ok", "client_abort", "upstream_reset", "timeout", "drained"
 
@@ -45,21 +49,18 @@ OK, CLIENT_ABORT, UPSTREAM_RESET, TIMEOUT, DRAINED = "ok", "client_abort", "upst
 class Exchange:
     """Lives from the end of a request head to the end of its response.
 
-    `word` is the live word it was dispatched under; `upstream` the connection it is on, None before; `status` is 0 until
-    a response head has been sent, and from then on the response can only be completed or cut.
+    `word` is the live word it was dispatched under; `upstream` the connection it is on, None before; `status` is 0
+    until a response head has been sent, and from then on the response can only be completed or cut.
     """
 
     __slots__ = (
-        "_ends_with_connection",
+        "_framing",
         "_gauge",
         "_head",
         "_plane",
-        "_resent",
-        "_sends_chunked",
         "attempts",
         "client",
         "is_over",
-        "replayable",
         "request",
         "request_bytes",
         "request_id_line",
@@ -67,10 +68,9 @@ class Exchange:
         "server",
         "started",
         "status",
-        "termination",
-        "trailers",
         "upstream",
         "waiting_until",
+        "was_resent",
         "was_reused",
         "word",
     )
@@ -81,21 +81,17 @@ class Exchange:
         self.request = request
         self.started = plane.clock()
         self.is_over = False
-        self.waiting_until = 0
         self.upstream: UpstreamConnection | None = None
         self.server: Server | None = None
         self.status = 0
-        self.response_bytes = 0
         self.request_bytes = 0
+        self.response_bytes = 0
         self.attempts = 1
-        self.was_reused = False
-        self._resent = False
-        self.replayable = request.body == 0 and request.method in IDEMPOTENT
-        self.termination = OK
         self._gauge = slot.IN_FLIGHT
-        self._sends_chunked = False
-        self._ends_with_connection = False
-        self.trailers: list[tuple[bytes, bytes]] = []
+        self._framing = AS_IT_IS
+        self.was_reused = False
+        self.was_resent = False
+        self.waiting_until = 0
 
     # --- towards the upstream ----------------------------------------------------------------------------------------
 
@@ -107,15 +103,19 @@ class Exchange:
         plane.cells[slot.IN_FLIGHT + colour] += 1
 
         client, request = self.client, self.request
-        given = client.given_request_id(request) if request.found is not None else b""
-        self.request_id_line = line = plane.request_id_line(given) if given else plane.new_request_id_line()
-        self._head = encode.request(request, client.forwarding(request), line)
-        server = plane.pools[colour].pick()
+        if client.trusted or request.host != client.usual_host:
+            lines, id_line = client.forwarding(request), client.request_id_line(request)
+        else:
+            lines, id_line = client.usual_lines, plane.new_request_id_line()
+        self.request_id_line = id_line
+        self._head = encode.request(request, lines, id_line)
+        self.server = server = plane.pools[colour].pick()
         if server is None:
             self.failed(failures.NO_HEALTHY_UPSTREAM)
             return
-        self.server = server
-        server.serve(self)
+        connection = server.take(self)
+        if connection is not None:
+            self.send_on(connection, reused=True)
 
     def send_on(self, connection: UpstreamConnection, *, reused: bool) -> None:
         """A connection is there: send the head, and let the body follow."""
@@ -124,12 +124,15 @@ class Exchange:
         connection.exchange = self
         connection.write(self._head)
         if self.client.request_done:
-            # On a parked connection this is still the tick in which the request came.
-            begun = self.started if reused and self.attempts == 1 else self._plane.clock()
-            connection.deadline = begun + self._plane.response_ns
+            connection.deadline = self._plane.deadlines.now + self._plane.response_ns
         else:
             connection.deadline = 0  # runs from the end of the upload
             self.client.resume_body()
+
+    @property
+    def is_replayable(self) -> bool:
+        """May it be sent twice? RFC 9110 9.2.2."""
+        return self.request.method in IDEMPOTENT and self.request.body == 0
 
     @property
     def request_id(self) -> bytes:
@@ -163,7 +166,9 @@ class Exchange:
                 self._plane.cells[slot.RETRIES + (self.word & 1)] += 1
                 first.in_flight -= 1
                 self.server = other
-                other.serve(self)
+                connection = other.take(self)
+                if connection is not None:
+                    self.send_on(connection, reused=True)
                 return
         self._end_with(failure)
 
@@ -173,35 +178,33 @@ class Exchange:
             return
         connection, self.upstream = self.upstream, None
         self._count_error(failure)
-        if (
-            connection is not None
-            and connection.nothing_received
-            and self.status == 0
-            and may_send_again(
-                failure,
-                self.request.method,
-                has_body=self.request.body != 0,
-                reused=self.was_reused,
-                resent=self._resent,
-            )
-        ):
+        if connection is not None and connection.nothing_received and self._may_send_again(failure):
             assert self.server is not None
-            self._resent = True
             self.attempts += 1
+            self.was_resent = True
             self._plane.cells[slot.RETRIES + (self.word & 1)] += 1
-            self.server.serve_fresh(self)
+            self.server.connect_or_wait(self)
             return
         self._end_with(failure, detail)
 
-    def _end_with(self, failure: Failure, detail: str = "") -> None:
-        self.termination = TIMEOUT if failure.status == 504 else UPSTREAM_RESET
-        if self.status:
-            self._finish()
-            self.client.cut(reset=self._ends_with_connection)
-            return
-        self._answer(failure.status, failure.reason, detail or failure.detail)
+    def _may_send_again(self, failure: Failure) -> bool:
+        return may_send_again(
+            failure,
+            self.request.method,
+            has_body=self.request.body != 0,
+            reused=self.was_reused,
+            resent=self.was_resent,
+        )
 
-    def _answer(self, status: int, reason: str, detail: str) -> None:
+    def _end_with(self, failure: Failure, detail: str = "") -> None:
+        termination = TIMEOUT if failure.status == 504 else UPSTREAM_RESET
+        if self.status:
+            self._finish(termination)
+            self.client.cut(reset=self._framing == UNTIL_THE_END)
+            return
+        self._answer(failure.status, failure.reason, detail or failure.detail, termination)
+
+    def _answer(self, status: int, reason: str, detail: str, termination: str) -> None:
         """Our own response in place of the upstream's."""
         client = self.client
         close = client.closes_after_this()
@@ -217,7 +220,7 @@ class Exchange:
         self.status = status
         self.response_bytes = len(answer)
         client.write(answer)
-        self._finish()
+        self._finish(termination)
         client.exchange_over(close=close)
 
     # --- towards the client ------------------------------------------------------------------------------------------
@@ -230,27 +233,19 @@ class Exchange:
 
     def respond(self, response: ResponseHead, body: bytes) -> None:
         """The final head, and the beginning of the body or all of it."""
-        client, request, plane = self.client, self.request, self._plane
+        client, plane = self.client, self._plane
         self.status = response.status
-        chunked = False
         if response.body < 0:
-            chunked = self._sends_chunked = request.minor == 1
-            self._ends_with_connection = not chunked
+            self._framing = IN_CHUNKS if self.request.minor == 1 else UNTIL_THE_END
             if response.is_event_stream:
                 self._become(slot.EVENT_STREAMS)
-        word = self.word
-        added = plane.exposed_lines if plane.exposed_word == word else plane.expose(word)
-        if (
-            client.must_close
-            or not (client.request_done and request.keep_alive)
-            or plane.draining
-            or self._ends_with_connection
-        ):
+        added = plane.expose(self.word) if plane.exposes else b""
+        if self._framing == UNTIL_THE_END or client.must_close or not client.request_done or plane.draining:
             client.must_close = True
             added += b"\r\nConnection: close"
-        elif request.minor == 0:
+        elif self.request.minor == 0:
             added += b"\r\nConnection: keep-alive"
-        data = encode.response(response, added, body, chunked=chunked)
+        data = encode.response(response, added, body, chunked=self._framing == IN_CHUNKS)
         self.response_bytes = len(data)
         client.write(data)
 
@@ -259,19 +254,19 @@ class Exchange:
 
     def relay_pieces(self, pieces: list[bytes]) -> None:
         """Body bytes, framed for the client, in the same tick in which they came."""
-        if self._sends_chunked:
+        if self._framing == IN_CHUNKS:
             data = encode.chunk(pieces)
         else:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         self.response_bytes += len(data)
         self.client.relay(data)
 
-    def response_complete(self) -> None:
+    def response_complete(self, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """The upstream's response has ended where it said it would."""
         client = self.client
-        if self._sends_chunked:
-            client.write(encode.last_chunk(hop_by_hop.passing_trailers(self.trailers)))
-        self._finish()
+        if self._framing == IN_CHUNKS:
+            client.write(encode.last_chunk(hop_by_hop.passing_trailers(trailers)))
+        self._finish(OK)
         client.exchange_over(close=client.must_close)
 
     def switch_protocols(self, response: ResponseHead, early: bytes) -> bool:
@@ -291,24 +286,23 @@ class Exchange:
     def client_failed(self, status: int, reason: str, detail: str) -> None:
         """The client broke its own request: the upstream's copy is never completed."""
         self._drop_upstream()
-        self.termination = TIMEOUT if status == 408 else CLIENT_ABORT
+        termination = TIMEOUT if status == 408 else CLIENT_ABORT
         self._plane.cells[slot.rejected_cell(reason)] += 1
         if self.status:
-            self._finish()
-            self.client.cut(reset=self._ends_with_connection)
+            self._finish(termination)
+            self.client.cut(reset=self._framing == UNTIL_THE_END)
             return
-        self._answer(status, reason, detail)
+        self._answer(status, reason, detail, termination)
 
     def client_gone(self, termination: str = CLIENT_ABORT) -> None:
         """Nobody is left to answer: 499, and the upstream learns of it by its connection being closed."""
         if self.is_over:
             return
         self._drop_upstream()
-        self.termination = termination
         self._count_error(failures.CLIENT_GONE)
         if self.status == 0:
             self.status = failures.CLIENT_GONE.status
-        self._finish()
+        self._finish(termination)
 
     def _drop_upstream(self) -> None:
         connection, self.upstream = self.upstream, None
@@ -318,8 +312,7 @@ class Exchange:
     def tunnel_closed(self, *, client_bytes: int, upstream_bytes: int, termination: str) -> None:
         self.request_bytes += client_bytes
         self.response_bytes += upstream_bytes
-        self.termination = termination
-        self._finish()
+        self._finish(termination)
 
     def _become(self, gauge: int) -> None:
         """From in flight to a long-lived stream, without ever being counted as neither."""
@@ -331,25 +324,25 @@ class Exchange:
     def _count_error(self, failure: Failure) -> None:
         self._plane.cells[_ERROR_CELLS[failure.reason][self.word & 1]] += 1
 
-    def _finish(self) -> None:
+    def _finish(self, termination: str) -> None:
         """Counted once, whatever happened."""
         self.is_over = True
         plane, colour, status = self._plane, self.word & 1, self.status
-        cells = plane.cells
         server = self.server
         if server is not None:
             server.in_flight -= 1
             if self.upstream is None:
                 server.forget(self)
+        cells = plane.cells
         cells[_REQUEST_CELLS.get(self.request.method, _OTHER_CELLS)[colour] + status] += 1
-        cells[slot.RESPONSE_BYTES + colour] += self.response_bytes
-        if self.request_bytes:
-            cells[slot.REQUEST_BYTES + colour] += self.request_bytes
         duration = plane.clock() - self.started
         if self._gauge == slot.IN_FLIGHT:  # a stream's length says nothing about latency
             row = _HISTOGRAM_ROWS[colour][status // 100]
             cells[row + slot.bucket_of(duration)] += 1
             cells[row + slot.HISTOGRAM_SUM] += duration
+        plane.response_bytes[colour] += self.response_bytes
+        if self.request_bytes:
+            cells[slot.REQUEST_BYTES + colour] += self.request_bytes
         if plane.access_log is not None:
-            plane.access_log.record(self, duration)
+            plane.access_log.record(self, duration, termination)
         cells[self._gauge + colour] -= 1  # last: who reads 0 knows that nothing is left to do

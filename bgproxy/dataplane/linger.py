@@ -1,7 +1,7 @@
 """Closing on a client that may still be sending, without losing the answer.
 
-Closing a socket with unread bytes in it makes the kernel send a RST, which destroys the answer on its way to the client.
-So the writing side is closed first, and what still arrives is thrown away for a while (RFC 9112 section 9.6).
+Closing a socket with unread bytes in it makes the kernel send a RST, which destroys the answer on its way to the
+client. So the writing side is closed first, and what still arrives is thrown away for a while (RFC 9112 section 9.6).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LINGER_NS: Final = 2_000_000_000
 
 
 def linger(plane: DataPlane, client: Downstream) -> None:
-    """Send what is written, then FIN; leave when the client does, or after LINGER_NS."""
+    """Send what is written, then FIN; leave when the client does, or after a while."""
     client.closing = True
     plane.deadlines.forget(client)
     transport = client.transport
@@ -41,7 +41,9 @@ class Lingering(asyncio.Protocol):
     def __init__(self, plane: DataPlane, client: Downstream) -> None:
         self._plane = plane
         self._client = client
-        self.deadline = plane.clock() + LINGER_NS
+        # What is still to be written gets the time that any answer gets.
+        still_writing = client.transport.get_write_buffer_size() > 0
+        self.deadline = plane.clock() + (plane.write_idle_ns if still_writing else LINGER_NS)
 
     def data_received(self, data: bytes) -> None:
         pass

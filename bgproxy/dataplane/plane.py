@@ -24,6 +24,8 @@ from bgproxy.shm.segment import Segment
 from bgproxy.wire.request import RequestReader
 from bgproxy.wire.response import ResponseReader
 
+_BYTES_IN_HEX = tuple(b"%02x" % byte for byte in range(256))
+
 
 def _ns(seconds: float) -> int:
     return int(seconds * 1e9)
@@ -50,11 +52,12 @@ class DataPlane:
         self.http_date = b""
         self.access_log: AccessLog | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.exposed_word = -1
-        self.exposed_lines = b""
-        # Unique over workers, restarts and machines without a system call per request: 8 random bytes and a count.
+        self._exposed_word = -1
+        self._exposed_lines = b""
+        # 8 random bytes, then a count: its last two digits come from a table, the rest changes every 256 requests.
         self._id_prefix = os.urandom(8).hex().encode() + b"-"
-        self._ids = 0
+        self._id_blocks = self._ids = 0
+        self.response_bytes = [0, 0]  # by colour; added to the cells at every tick
 
     def configure(self, settings: WorkerSettings, table: PoolTable) -> None:
         """Serve with these from the next request on."""
@@ -72,6 +75,7 @@ class DataPlane:
         self.pipeline = limits.pipeline
         self._id_line = b"\r\n%b: " % settings.headers.request_id.encode()
         self._new_id_line = self._id_line + self._id_prefix
+        self._id_block = b"%b%x" % (self._new_id_line, self._id_blocks)
         self.requests = RequestReader(
             header_count=limits.header_count,
             target_bytes=limits.target_bytes,
@@ -80,7 +84,8 @@ class DataPlane:
         self.responses = ResponseReader()
         self.resolver = Resolver(self.loop, upstream.dns_refresh)
         self._trusted = tuple(ipaddress.ip_network(cidr) for cidr in settings.trusted_proxies)
-        self.exposed_word = -1
+        self._exposed_word = -1
+        self.exposes = settings.headers.expose
         if settings.access_log.format != "off" and self.access_log is None:
             self.access_log = AccessLog(settings.access_log, self.cells)
         self.table = table
@@ -91,8 +96,12 @@ class DataPlane:
     # --- for connections ---------------------------------------------------------------------------------------------
 
     def new_request_id_line(self) -> bytes:
-        self._ids += 1
-        return b"%b%x" % (self._new_id_line, self._ids)
+        """A field line with an id that is unique over workers, restarts and machines, without a system call."""
+        self._ids = count = self._ids + 1 & 0xFF
+        if count == 0:
+            self._id_blocks += 1
+            self._id_block = b"%b%x" % (self._new_id_line, self._id_blocks)
+        return self._id_block + _BYTES_IN_HEX[count]
 
     def request_id_line(self, given: bytes) -> bytes:
         return self._id_line + given
@@ -108,9 +117,9 @@ class DataPlane:
 
     def expose(self, word: int) -> bytes:
         """What clients are told about the version that answers, by the word the request was dispatched under."""
-        if self.exposed_word != word:
-            self.exposed_word, self.exposed_lines = word, self._describe(word)
-        return self.exposed_lines
+        if self._exposed_word != word:
+            self._exposed_word, self._exposed_lines = word, self._describe(word)
+        return self._exposed_lines
 
     def _describe(self, word: int) -> bytes:
         if not self.settings.headers.expose:
@@ -140,7 +149,7 @@ class DataPlane:
         cells[slot.CLIENT_CONNECTIONS] = len(self.clients)
         self.http_date = formatdate(usegmt=True).encode()
         for pool in self.pools:
-            parked = opened = waiting = 0
+            parked = opened = waiting = reuses = 0
             for server in pool.servers:
                 server.give_up_waiting(self.deadlines.now)
                 row = slot.row_cell(pool.colour, server.index, 0)
@@ -151,9 +160,14 @@ class DataPlane:
                 parked += len(server.parked)
                 opened += server.open
                 waiting += len(server.waiting)
+                reuses += server.reuses
+                server.reuses = 0
             cells[slot.PARKED + pool.colour] = parked
             cells[slot.UPSTREAM_CONNECTIONS + pool.colour] = opened
             cells[slot.WAITING + pool.colour] = waiting
+            cells[slot.REUSES + pool.colour] += reuses
+            cells[slot.RESPONSE_BYTES + pool.colour] += self.response_bytes[pool.colour]
+            self.response_bytes[pool.colour] = 0
         if self.access_log is not None:
             self.access_log.flush()
 
@@ -176,6 +190,7 @@ class DataPlane:
         return self._cut_what_is_left()
 
     def _cut_what_is_left(self) -> tuple[int, int]:
+        self._on_tick()
         requests = sum(self.cells[slot.IN_FLIGHT + colour] for colour in COLOURS)
         streams = sum(self.cells[gauge + colour] for gauge in (slot.TUNNELS, slot.EVENT_STREAMS) for colour in COLOURS)
         for tunnel in tuple(self.tunnels):

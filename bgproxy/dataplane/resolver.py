@@ -29,6 +29,8 @@ class Resolver:
         try:
             answers = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             addresses = [(family, sockaddr) for family, _, _, _, sockaddr in answers]
+        except UnicodeError as error:  # a label that is empty or over 63 bytes
+            raise OSError(f"{host} is not a host name") from error
         except OSError:
             if not addresses:
                 raise

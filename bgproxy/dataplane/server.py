@@ -38,6 +38,7 @@ class Server:
         "open",
         "parked",
         "requests",
+        "reuses",
         "waiting",
         "weight",
     )
@@ -52,6 +53,7 @@ class Server:
         self.weight = upstream.weight
         self.in_flight = 0
         self.requests = 0
+        self.reuses = 0
         self.open = 0
         self.parked: list[UpstreamConnection] = []
         self.waiting: deque[Exchange] = deque()
@@ -61,8 +63,8 @@ class Server:
 
     # --- a connection for an exchange --------------------------------------------------------------------------------
 
-    def serve(self, exchange: Exchange) -> None:
-        """Give the exchange a connection: a parked one, a new one, or the next that comes free."""
+    def take(self, exchange: Exchange) -> UpstreamConnection | None:
+        """A parked connection; None where the exchange will be given a new one, or the next that comes free."""
         self.in_flight += 1
         self.requests += 1
         parked = self.parked
@@ -70,15 +72,15 @@ class Server:
             connection = parked.pop()  # the one used last: the others may so grow idle and be closed
             # The peer's FIN may be in our receive queue, unread. Only worth a system call where sending again is no way
             # out: an idempotent request without a body is simply sent again.
-            if exchange.replayable or not _has_something_to_read(connection):
-                self._plane.cells[slot.REUSES + self.colour] += 1
-                exchange.send_on(connection, reused=True)
-                return
+            if exchange.is_replayable or not _has_something_to_read(connection):
+                self.reuses += 1
+                return connection
             connection.close()
-        self.serve_fresh(exchange)
+        self.connect_or_wait(exchange)
+        return None
 
-    def serve_fresh(self, exchange: Exchange) -> None:
-        """The same, but never on a connection that has been idle."""
+    def connect_or_wait(self, exchange: Exchange) -> None:
+        """A connection that has not been idle: new, or the next that comes free."""
         limits = self._plane.settings.upstream
         if self.open < limits.max_connections:
             self.open += 1
@@ -152,21 +154,24 @@ class Server:
     def release(self, connection: UpstreamConnection) -> None:
         """A connection at a message boundary: to the next who waits, or parked."""
         plane = self._plane
-        if connection.transport.is_closing() or plane.draining:
+        if self.waiting:
+            self.reuses += 1
+            self.waiting.popleft().send_on(connection, reused=True)
+        elif plane.draining:
             connection.close()
-        elif self.waiting:
-            exchange = self.waiting.popleft()
-            plane.cells[slot.REUSES + self.colour] += 1
-            exchange.send_on(connection, reused=True)
         else:
             connection.deadline = plane.deadlines.now + plane.upstream_idle_ns
             self.parked.append(connection)
 
+    def unpark(self, connection: UpstreamConnection) -> None:
+        """The peer has closed it, or will: no request may be sent on it any more."""
+        if connection in self.parked:
+            self.parked.remove(connection)
+
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection is closed, for whatever reason."""
         self.open -= 1
-        if connection in self.parked:
-            self.parked.remove(connection)
+        self.unpark(connection)
         self._serve_next_waiting()
 
     def _serve_next_waiting(self) -> None:

@@ -7,6 +7,7 @@ where the next response would begin closes it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bgproxy.core import failure as failures
@@ -81,6 +82,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.failed(failures.RESPONSE_TRUNCATED)
 
     def eof_received(self) -> bool:
+        self.server.unpark(self)
         return False  # close: an upstream that half-closes will not read another request either
 
     # --- an exchange comes and goes ----------------------------------------------------------------------------------
@@ -98,30 +100,30 @@ class UpstreamConnection(asyncio.Protocol):
         descriptor: int = self.transport.get_extra_info("socket").fileno()
         return descriptor
 
-    def _end_response(self, exchange: Exchange, *, clean: bool) -> None:
+    def _end_response(self, exchange: Exchange, *, clean: bool, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """The response is complete; `clean` where the connection is at a message boundary and may live on."""
         self.exchange = None
         self._reading = _HEAD
-        self._decoder = None
         self._interims = 0
+        if self._paused:
+            self.resume_reading()
         if clean and self._keep_alive and exchange.client.request_done:
-            if self._paused:
-                self.resume_reading()
             self.server.release(self)
         else:
             self.transport.abort()
-        exchange.response_complete()
+        exchange.response_complete(trailers)
 
     # --- bytes from the upstream -------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
+            self.server.unpark(self)
             self.transport.abort()  # nobody asked: no later request may see this
             return
         reading = self._reading
         if reading == _HEAD:
-            self._read_head(exchange, self._held + data if self._held else data)
+            self._read_head(exchange, data)
             return
         self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
         if reading == _LENGTH:
@@ -132,33 +134,33 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.relay(data)
 
     def _read_head(self, exchange: Exchange, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             self._held = data
             if len(data) > HEAD_BYTES or not data.startswith(b"HTTP/1."[: len(data)]):
                 self._bad(exchange, "the response head is too long, or not HTTP/1.1")
             return
-        self._held = b""
-        head = data if end == len(data) else data[:end]
+        head = data[:end] if end != len(data) else data
         response = self._plane.responses.read(head, data, exchange.request.method)
-        if response.__class__ is BadResponse:
+        if type(response) is ResponseHead and response.body == len(data) - end and end <= HEAD_BYTES:
+            exchange.respond(response, data[end:])  # plain and whole: the common case, one write
+            self._keep_alive = True
+            self._end_response(exchange, clean=True)
+        elif isinstance(response, BadResponse):
             self._bad(exchange, response.detail)
         elif end > HEAD_BYTES:
             self._bad(exchange, "the response head is too long")
-        elif response.status < 200:
-            self._interim(exchange, response, data[end:])
+        elif response.status >= 200:
+            self._keep_alive = response.keep_alive
+            self._begin_body(exchange, response, data[end:])
         else:
-            self._begin_response(exchange, response, data, end)
+            self._interim(exchange, response, data[end:])
 
-    def _begin_response(self, exchange: Exchange, response: ResponseHead, data: bytes, end: int) -> None:
-        self._keep_alive = response.keep_alive
-        body = response.body
-        rest = data[end:]
-        if body == len(rest):  # the whole response in one piece: the common case, one write
-            exchange.respond(response, rest)
-            self._end_response(exchange, clean=True)
-            return
+    def _begin_body(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
         exchange.respond(response, b"")
+        body = response.body
         if body >= 0:
             self._reading, self._left = _LENGTH, body
         elif body == CHUNKED:
@@ -166,7 +168,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._reading = _UNTIL_CLOSE
         self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
-        if rest:
+        if rest or body == 0:
             self._rest_of_head(exchange, rest)
 
     def _rest_of_head(self, exchange: Exchange, rest: bytes) -> None:
@@ -212,8 +214,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
             exchange.failed(failures.RESPONSE_TRUNCATED)
         elif end >= 0:
-            exchange.trailers = decoder.trailers
-            self._end_response(exchange, clean=end == len(data))
+            self._decoder = None
+            self._end_response(exchange, clean=end == len(data), trailers=decoder.trailers)
 
     def _bad(self, exchange: Exchange, detail: str) -> None:
         self.close()
@@ -224,6 +226,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_deadline(self, now: int) -> None:
         exchange = self.exchange
         if exchange is None:
+            self.server.unpark(self)
             self.transport.abort()  # parked for long enough
         elif self._paused:
             self.deadline = now + exchange.body_idle_ns  # the client is slow, not the upstream: its own deadline runs

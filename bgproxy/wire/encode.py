@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bgproxy.wire.framing import CHUNKED, UNTIL_CLOSE
 from bgproxy.wire.request import RequestHead
 from bgproxy.wire.response import ResponseHead
 
@@ -14,37 +13,33 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 def request(head: RequestHead, forwarding: bytes, request_id_line: bytes) -> bytes:
     """The head for the upstream. `forwarding` and `request_id_line` are whole lines that begin with CRLF."""
-    head.parts[1] = forwarding
-    head.parts[2] = request_id_line
-    return b"".join(head.parts)
+    pieces = head.pieces
+    pieces[1:1] = (forwarding, request_id_line)
+    return b"".join(pieces)
 
 
 def response(head: ResponseHead, added: bytes, body: bytes, *, chunked: bool) -> bytes:
     """The head for the client, and what there is of the body. `added` are whole lines that begin with CRLF, or b""."""
+    pieces = head.pieces
     if chunked:
-        head.parts[1] = b"\r\nTransfer-Encoding: chunked" + added
+        pieces.insert(1, b"\r\nTransfer-Encoding: chunked" + added)
     elif head.length:
-        head.parts[1] = b"\r\nContent-Length: " + head.length + added
+        pieces.insert(1, b"\r\nContent-Length: " + head.length + added)
     else:
-        head.parts[1] = added
-    head.parts.append(body)
-    return b"".join(head.parts)
-
-
-def is_sent_chunked(head: ResponseHead, client_minor: int) -> bool:
-    """A body of unknown length goes out chunked, to a client that knows what that is."""
-    return client_minor == 1 and head.body in (CHUNKED, UNTIL_CLOSE)
+        pieces.insert(1, added)
+    pieces.append(body)
+    return b"".join(pieces)
 
 
 def interim(head: ResponseHead) -> bytes:
     """A 1xx response, relayed."""
-    return b"".join(head.parts)
+    return b"".join(head.pieces)
 
 
 def switching_protocols(head: ResponseHead, protocol: bytes, added: bytes) -> bytes:
     """A 101, relayed."""
-    head.parts[1] = b"\r\nConnection: Upgrade\r\nUpgrade: " + protocol + added
-    return b"".join(head.parts)
+    head.pieces.insert(1, b"\r\nConnection: Upgrade\r\nUpgrade: " + protocol + added)
+    return b"".join(head.pieces)
 
 
 def chunk(pieces: list[bytes]) -> bytes:

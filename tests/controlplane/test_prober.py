@@ -202,7 +202,7 @@ async def test_a_loop_that_dies_is_told_and_its_verdict_grows_stale():
 
 async def test_an_undecided_upstream_is_probed_at_the_fast_interval():
     async with world(interval=600.0, rise=1000) as scene:
-        assert scene.prober._fast_interval_s == 120.0
+        assert scene.prober._fast_interval_s == 0.5
     async with world(interval=0.02) as scene:
         assert scene.prober._fast_interval_s == 0.02
     async with world(interval=0.1, rise=3) as scene:

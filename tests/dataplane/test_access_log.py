@@ -42,7 +42,6 @@ def exchange(**differs: Any) -> Any:
         "attempts": 2,
         "was_reused": True,
         "request_id": b"id-1",
-        "termination": "ok",
     }
     return SimpleNamespace(**(values | differs))
 
@@ -50,7 +49,7 @@ def exchange(**differs: Any) -> Any:
 def written(path: pathlib.Path, cells: memoryview, style: str, *exchanges: Any) -> list[str]:
     log = AccessLog(AccessLogSettings(format=style, file=str(path)), cells)
     for each in exchanges:
-        log.record(each, 1_234_567)
+        log.record(each, 1_234_567, "ok")
     log.close()
     return path.read_text().splitlines()
 
@@ -129,7 +128,7 @@ def test_a_reader_that_does_not_read_is_not_waited_for(
 
         def is_dropped() -> bool:
             nonlocal flushed
-            log.record(long, 1)
+            log.record(long, 1, "ok")
             log.flush()
             flushed += 1
             return cells[slot.ACCESS_LOG_DROPPED] == 1
@@ -147,7 +146,7 @@ def test_a_reader_that_does_not_read_is_not_waited_for(
 def test_a_full_disk_is_counted_and_survived(cells: memoryview) -> None:
     log = AccessLog(AccessLogSettings(format="json", file="/dev/full"), cells)
     for expected in (1, 2):
-        log.record(exchange(), 1)
+        log.record(exchange(), 1, "ok")
         log.flush()
         eventually(lambda count=expected: cells[slot.ACCESS_LOG_DROPPED] == count, "the loss to be counted")
     log.close()
@@ -159,7 +158,7 @@ def test_nothing_to_say_is_nothing_written(tmp_path: pathlib.Path, cells: memory
 
 def test_a_dash_is_standard_output(cells: memoryview, capfd: pytest.CaptureFixture[str]) -> None:
     log = AccessLog(AccessLogSettings(format="json", file="-"), cells)
-    log.record(exchange(), 1)
+    log.record(exchange(), 1, "ok")
     log.close()
     assert json.loads(capfd.readouterr().out)["status"] == 200
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +75,47 @@ def test_twenty_pipelined_requests_are_answered_in_order(plane: Plane) -> None:
     assert [asked.target for asked in plane.blue.requests] == [f"/{i}" for i in range(20)]
 
 
+def test_a_request_that_comes_while_another_is_answered_waits_its_turn(plane: Plane) -> None:
+    release = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        while True:
+            asked = conversation.request()
+            release.wait(10)
+            conversation.send(echo_target(asked))
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request(target="/0"))
+    eventually(lambda: plane.blue.requests, "the first request")
+    for number in range(1, 5):
+        client.send(request(target=f"/{number}"))
+    assert [asked.target for asked in plane.blue.requests] == ["/0"]
+    release.set()
+    assert [client.answer().body for _ in range(5)] == [b"/0", b"/1", b"/2", b"/3", b"/4"]
+
+
+def test_what_is_pipelined_without_end_is_not_read_without_end(plane: Plane) -> None:
+    plane.blue.script = silent
+    before = plane.worker.resident_bytes()
+    client = plane.client()
+    client.sock.setblocking(False)
+    pushed, piece = 0, request(target="/" + "x" * 1000) * 1000
+
+    def is_held_back() -> bool:
+        nonlocal pushed
+        try:
+            pushed += client.sock.send(piece)
+        except BlockingIOError:
+            # Once more after a while: a full buffer may only mean that the worker had no time yet.
+            return not select.select([], [client.sock], [], 0.3)[1]
+        return False
+
+    eventually(is_held_back, "the client to be held back")
+    assert pushed < 256 << 20
+    assert plane.worker.resident_bytes() - before < 16 << 20
+
+
 def test_a_request_with_a_body_may_be_pipelined_between_others(plane: Plane) -> None:
     plane.blue.script = answering(lambda asked: response(200, asked.target.encode() + asked.body))
     client = plane.client()
@@ -140,6 +183,10 @@ def test_a_1_0_request_without_a_host_is_given_the_address_that_was_used(plane: 
     on_ipv6.send(b"GET / HTTP/1.0\r\n\r\n")
     assert on_ipv6.answer().status == 200
     assert plane.blue.requests[1].one("Host") == f"[::1]:{plane.worker.addresses[1].port}"
+    on_socket = plane.client(address=plane.worker.addresses[2])
+    on_socket.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert on_socket.answer().status == 200
+    assert plane.blue.requests[2].one("Host") == "localhost"
 
 
 # --- who the client is ------------------------------------------------------------------------------------------------
@@ -384,18 +431,71 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_completes_nothing(plane:
 # --- what no real socket shows reliably -------------------------------------------------------------------------------
 
 
+class FakeTransport:
+    """Notes whether reading goes on; `unwritten` is what the kernel has not taken yet."""
+
+    def __init__(self) -> None:
+        self.reading = True
+        self.aborted = False
+        self.unwritten = 0
+        self.get_write_buffer_size = lambda: self.unwritten
+        self.is_closing = lambda: self.aborted
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
 class FakePlane:
-    """As much of a plane as a connection needs that is never written to."""
+    """As much of a plane as a connection needs whose requests are not looked at."""
 
     def __init__(self) -> None:
         self.later: list[object] = []
-        self.loop = self
-        self.call_soon = self.later.append
+        self.loop = SimpleNamespace(call_soon=self.later.append)
+        self.deadlines = SimpleNamespace(now=1000)
+        self.write_idle_ns, self.keep_alive_ns = 30, 75
+        self.draining = False
+        self.cells = [0] * slot.SLOT_CELLS
 
 
-def test_an_end_of_input_does_not_overtake_a_whole_request_that_waits_its_turn() -> None:
-    client = Downstream(FakePlane())  # type: ignore[arg-type]
+@pytest.fixture
+def client() -> Downstream:
+    made = Downstream(FakePlane())  # type: ignore[arg-type]
+    made.transport = FakeTransport()  # type: ignore[assignment]
+    return made
+
+
+def test_an_end_of_input_does_not_overtake_a_whole_request_that_waits_its_turn(client: Downstream) -> None:
     client._buffer = request()
     assert client.eof_received(), "the connection stays open for the answer"
     client._buffer = b"GET / HT"
     assert not client.eof_received()
+
+
+def test_no_further_request_is_read_from_a_client_that_has_not_taken_its_answer(client: Downstream) -> None:
+    client.pause_writing()
+    client.exchange_over(close=False)
+    assert not client.transport.reading  # type: ignore[attr-defined]
+    assert client.deadline == 1030, "the write timeout goes on"
+    client.resume_writing()
+    assert client.transport.reading  # type: ignore[attr-defined]
+    assert client.deadline == 1075
+
+
+def test_a_slow_reader_is_cut_only_once_it_takes_nothing_any_more(client: Downstream) -> None:
+    transport = client.transport
+    transport.unwritten = 100  # type: ignore[attr-defined]
+    client.pause_writing()
+    transport.unwritten = 60  # type: ignore[attr-defined]
+    client.on_deadline(2000)
+    assert (client.deadline, transport.is_closing()) == (2030, False)
+    client.on_deadline(2030)
+    assert transport.is_closing()
+    assert client._plane.cells[slot.rejected_cell("write_timeout")] == 1

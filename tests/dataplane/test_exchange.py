@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import select
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bgproxy.core.model import BLUE, GREEN
+from bgproxy.core.model import BLUE, COLOURS, GREEN
 from bgproxy.core.settings import HeaderSettings
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, pool, settings
@@ -320,6 +323,22 @@ def test_an_answer_may_begin_before_the_upload_ends(plane: Plane) -> None:
     assert client.take(5) == b"0\r\n\r\n"
 
 
+def test_an_upload_that_fails_after_the_answer_has_begun_cuts_the_answer(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        conversation.send(CHUNKED_HEAD + b"4\r\nhalf\r\n")
+        conversation.rest()
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    client.until(b"half\r\n")
+    client.send(b"not a chunk\r\n")
+    assert client.is_ended(), "without a last chunk, and without a second answer"
+    assert plane.blue.conversations[0].ended.wait(10)
+    assert plane.rejected("bad_request") == plane.answered("POST", 200) == 1
+
+
 # --- again? -----------------------------------------------------------------------------------------------------------
 
 
@@ -338,7 +357,7 @@ def test_an_idempotent_request_is_sent_once_more_when_a_reused_connection_breaks
     client = plane.client()
     assert [client.ask().body, client.ask().body] == [b"first", b"first"]
     assert len(plane.blue.requests) == 3
-    assert plane.counted(slot.RETRIES) == plane.counted(slot.REUSES) == 1
+    assert plane.counted(slot.RETRIES) == plane.summed(slot.REUSES) == 1
     assert plane.failed("closed_before_response") == 1
     assert plane.answered("GET", 200) == 2
 
@@ -394,8 +413,8 @@ def test_every_exchange_is_counted_by_colour_method_and_code(plane: Plane) -> No
     client.ask("GET", "/200")
     assert (plane.answered("GET", 200), plane.answered("DELETE", 404), plane.answered("OTHER", 503)) == (2, 1, 1)
     assert (plane.answered("POST", 201), plane.answered("GET", 200, GREEN)) == (1, 1)
-    assert (plane.counted(slot.REQUEST_BYTES), plane.counted(slot.REQUEST_BYTES + GREEN)) == (4, 0)
-    assert plane.counted(slot.RESPONSE_BYTES) == 5 * len(b"HTTP/1.1 200 Fine\r\nContent-Length: 5\r\n\r\n12345")
+    assert (plane.summed(slot.REQUEST_BYTES), plane.summed(slot.REQUEST_BYTES + GREEN)) == (4, 0)
+    assert plane.summed(slot.RESPONSE_BYTES) == 5 * len(b"HTTP/1.1 200 Fine\r\nContent-Length: 5\r\n\r\n12345")
     counts, total_ns = plane.worker.segment.slots[0].histogram(GREEN, 2)
     assert sum(counts) >= 1
     assert total_ns > 0
@@ -426,3 +445,52 @@ def test_a_request_is_in_flight_until_its_answer_is_written(plane: Plane) -> Non
     plane.blue.script = HELLO
     assert plane.client().ask().status == 200
     assert plane.cells[slot.IN_FLIGHT] == 0
+
+
+def test_whatever_clients_and_upstreams_do_nothing_is_left_behind(plane: Plane) -> None:
+    chance = random.Random(7)
+    ends = ("close", "reset", "rest")
+    sent = (
+        response(200, b"x" * 200_000),
+        CHUNKED_HEAD + chunked(*[b"y" * 5000] * 40),
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"z" * 100_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" + response(404, b"no"),
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
+        b"nonsense\r\n\r\n",
+    )
+    asked = (
+        request() * 3,
+        request("POST", "/", body=b"b" * 100_000),
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(*[b"c" * 3000] * 30),
+        request("GET", "/", "Connection: Upgrade", "Upgrade: websocket") + b"early",
+        request(version="1.0"),
+        EXPECTING,
+    )
+
+    def script(conversation: Conversation) -> None:
+        for _ in range(3):
+            conversation.until(b"\r\n\r\n")
+            answer = chance.choice(sent)
+            conversation.send(answer[: chance.choice((len(answer), chance.randrange(len(answer))))])
+        getattr(conversation, chance.choice(ends))()
+
+    plane.blue.script = plane.green.script = script
+    plane.configure(settings(upstream={"max_connections": 8, "max_waiting": 8}))
+    for turn in range(150):
+        client = plane.client()
+        what = chance.choice(asked)
+        client.send(what[: chance.choice((len(what), chance.randrange(len(what))))])
+        if chance.random() < 0.3:
+            with contextlib.suppress(ConnectionError):
+                if select.select([client.sock], [], [], 0.01)[0]:
+                    client.sock.recv(chance.randrange(1, 5000))
+        if chance.random() < 0.8:
+            getattr(client, chance.choice(("close", "reset")))()
+        if turn % 10 == 0:
+            plane.publish(GREEN if turn % 20 else BLUE)
+    plane.close_surroundings()
+    eventually(plane.is_idle, "an idle worker")
+    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 0, "no client")
+    gauges = [gauge + colour for gauge in (slot.UPSTREAM_CONNECTIONS, slot.PARKED, slot.WAITING) for colour in COLOURS]
+    eventually(lambda: not any(plane.cells[gauge] for gauge in gauges), "no upstream connection")
+    assert not any(plane.row(0, slot.ROW_IN_FLIGHT, colour) for colour in COLOURS)

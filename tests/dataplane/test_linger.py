@@ -44,13 +44,14 @@ def cannot_be_sent_to(client: RawClient) -> bool:
 class FakeClient:
     """A Downstream that has said its last word, with a transport that only notes what is done to it."""
 
-    def __init__(self, *, already_closing: bool = False) -> None:
+    def __init__(self, *, already_closing: bool = False, unwritten: int = 0) -> None:
         self.exchange: object = None
         self.closing = False
         self.done: list[str] = []
         self.protocol: Any = None
         self.transport = SimpleNamespace(
             is_closing=lambda: already_closing,
+            get_write_buffer_size=lambda: unwritten,
             set_protocol=lambda protocol: setattr(self, "protocol", protocol),
             resume_reading=lambda: self.done.append("resume_reading"),
             write_eof=lambda: self.done.append("write_eof"),
@@ -63,6 +64,7 @@ class FakePlane:
         self.watched: list[object] = []
         self.lost: list[object] = []
         self.clock = lambda: 5
+        self.write_idle_ns = 30_000_000_000
         self.deadlines = SimpleNamespace(watch=self.watched.append, forget=self._forget)
         self.client_lost = self.lost.append
 
@@ -86,6 +88,10 @@ def test_the_writing_side_is_closed_first_and_the_rest_is_thrown_away() -> None:
     assert (plane.watched, protocol.deadline) == ([protocol], 5 + LINGER_NS)
     protocol.data_received(b"GET / HTTP/1.1\r\n\r\n")
     assert client.done == ["resume_reading", "write_eof"]
+
+
+def test_an_answer_that_is_still_being_written_gets_the_time_of_any_answer() -> None:
+    assert lingering(FakeClient(unwritten=1), FakePlane()).deadline == 5 + 30_000_000_000
 
 
 def test_the_client_s_end_is_the_end() -> None:

@@ -17,7 +17,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.now = 1000.0
         self.asked: list[tuple[str, int]] = []
-        self.answer: list[Any] | OSError = FIRST
+        self.answer: list[Any] | Exception = FIRST
 
     def time(self) -> float:
         return self.now
@@ -25,7 +25,7 @@ class FakeLoop:
     async def getaddrinfo(self, host: str, port: int, *, type: int) -> list[Any]:
         assert type == socket.SOCK_STREAM
         self.asked.append((host, port))
-        if isinstance(self.answer, OSError):
+        if isinstance(self.answer, Exception):
             raise self.answer
         return [(family, type, 6, "", address) for family, address in self.answer]
 
@@ -79,3 +79,9 @@ async def test_a_name_that_never_had_an_address_is_an_error(loop: FakeLoop, reso
         await resolver.resolve("nowhere", 80)
     loop.answer = FIRST
     assert await resolver.resolve("nowhere", 80) == FIRST, "the failure is not remembered"
+
+
+async def test_what_cannot_be_a_name_is_an_error_like_any_other(loop: FakeLoop, resolver: Resolver) -> None:
+    loop.answer = UnicodeError("label empty or too long")
+    with pytest.raises(OSError, match=r"a\.\.b is not a host name"):
+        await resolver.resolve("a..b", 80)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from bgproxy.core import failure as failures
+from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import Ended, chunked, request, response
@@ -142,7 +147,7 @@ def test_a_connection_that_the_upstream_closes_is_not_used_again(plane: Plane) -
     for number in range(3):
         assert client.ask().body == b"ok"
         assert plane.blue.conversations[number].ended.wait(10)
-    assert plane.counted(slot.REUSES) == 0
+    assert plane.summed(slot.REUSES) == 0
 
 
 def test_a_parked_connection_is_closed_after_its_idle_timeout(plane: Plane) -> None:
@@ -271,6 +276,109 @@ def test_an_event_stream_may_be_quiet_for_longer_than_another_body(plane: Plane)
     with pytest.raises(Ended):
         downloading.ask()
     assert plane.cells[slot.EVENT_STREAMS] == 1
+
+
+def test_an_upstream_that_does_not_take_the_upload_is_given_up(plane: Plane) -> None:
+    def reads_nothing(conversation: Conversation) -> None:
+        over.wait(10)
+
+    over = threading.Event()
+    plane.blue.script = reads_nothing
+    plane.configure(settings(upstream={"response_timeout": 0.3}, timeouts={"body_idle": 60}))
+    client = plane.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (256 * MIB))
+
+    def upload() -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(256):
+                client.send(bytes(MIB))
+
+    uploading = threading.Thread(target=upload)
+    uploading.start()
+    answer = client.answer("POST")
+    over.set()
+    client.sock.shutdown(socket.SHUT_RDWR)
+    uploading.join()
+    assert (answer.status, answer.one("X-BG-Reason"), answer.one("Connection")) == (504, "response_timeout", "close")
+
+
+def test_an_upstream_that_is_held_back_is_not_late(connection: UpstreamConnection) -> None:
+    connection.pause_reading()
+    connection.on_deadline(5000)
+    assert connection.deadline == 5000 + 300
+    assert not connection.transport.is_closing()
+    connection.resume_reading()
+    connection.on_deadline(6000)
+    assert connection.transport.is_closing()
+
+
+def test_an_upstream_that_takes_the_upload_slowly_is_not_late(connection: UpstreamConnection) -> None:
+    transport, exchange = connection.transport, connection.exchange
+    assert isinstance(transport, FakeTransport)
+    assert isinstance(exchange, FakeExchange)
+    transport.unwritten = 100
+    connection.pause_writing()
+    assert (connection.deadline, exchange.done) == (1000 + 60, ["pause_body"])
+    transport.unwritten = 40
+    connection.on_deadline(2000)
+    assert connection.deadline == 2000 + 60
+    connection.on_deadline(3000)
+    assert transport.is_closing()
+    assert exchange.done == ["pause_body", failures.RESPONSE_TIMEOUT]
+
+
+def test_the_time_for_the_response_runs_from_the_end_of_the_upload(connection: UpstreamConnection) -> None:
+    exchange = connection.exchange
+    assert isinstance(exchange, FakeExchange)
+    connection.pause_writing()
+    connection.resume_writing()
+    assert (connection.deadline, exchange.done) == (0, ["pause_body", "resume_body"])
+    exchange.client.request_done = True
+    connection.pause_writing()
+    connection.resume_writing()
+    assert connection.deadline == 1000 + 60
+
+
+class FakeTransport:
+    """Notes whether it was aborted; `unwritten` is what the kernel has not taken yet."""
+
+    def __init__(self) -> None:
+        self.unwritten = 0
+        self.aborted = False
+        self.get_write_buffer_size = lambda: self.unwritten
+        self.is_closing = lambda: self.aborted
+        self.pause_reading = self.resume_reading = lambda: None
+
+    def write(self, data: bytes) -> None:
+        raise AssertionError("nothing is written here")
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class FakeExchange:
+    """Notes what it is told, in the place of a request that is being uploaded."""
+
+    def __init__(self) -> None:
+        self.done: list[object] = []
+        self.body_idle_ns = 300
+        self.failed = self.done.append
+        self.client = SimpleNamespace(
+            request_done=False,
+            pause_body=lambda: self.done.append("pause_body"),
+            resume_body=lambda: self.done.append("resume_body"),
+        )
+
+
+@pytest.fixture
+def connection() -> UpstreamConnection:
+    plane = SimpleNamespace(
+        deadlines=SimpleNamespace(now=1000, watch=lambda timed: None), response_ns=60, body_idle_ns=300
+    )
+    made = UpstreamConnection(plane, SimpleNamespace())  # type: ignore[arg-type]
+    made.connection_made(FakeTransport())  # type: ignore[arg-type]
+    made.exchange = FakeExchange()  # type: ignore[assignment]
+    return made
 
 
 # --- a slow reader bounds memory --------------------------------------------------------------------------------------

@@ -127,7 +127,11 @@ def test_a_descriptor_of_another_size_is_not_attached(size):
     [
         (MAGIC_CELL, 0, "magic is 0x0"),
         (MAGIC_CELL, MAGIC + 1, "not a bgproxy segment"),
-        (LAYOUT_CELL, LAYOUT_VERSION + 1, f"layout version is {LAYOUT_VERSION + 1}, this program speaks {LAYOUT_VERSION}"),
+        (
+            LAYOUT_CELL,
+            LAYOUT_VERSION + 1,
+            f"layout version is {LAYOUT_VERSION + 1}, this program speaks {LAYOUT_VERSION}",
+        ),
         (SLOT_CELLS_CELL, 8, f"a slot has 8 cells, this program expects {worker_slot.SLOT_CELLS}"),
         (WORKERS_CELL, 3, "for 3 workers"),
         (WORKERS_CELL, 2**64 - 1, "expected"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from bgproxy.core import failure
@@ -22,7 +24,10 @@ def regions() -> list[tuple[str, int, int]]:
         *((name, getattr(slot, name), 1) for name in (*singles, "CONNECTIONS_TOTAL", "ACCESS_LOG_DROPPED")),
         *((name, getattr(slot, name), 2) for name in (*gauge_pairs, *pairs)),
         ("REJECTED", slot.REJECTED, len(slot.REJECTIONS)),
-        *((f"ERRORS {c.label}", slot.error_cell(c, slot.UPSTREAM_ERRORS[0]), len(slot.UPSTREAM_ERRORS)) for c in (BLUE, GREEN)),
+        *(
+            (f"ERRORS {c.label}", slot.error_cell(c, slot.UPSTREAM_ERRORS[0]), len(slot.UPSTREAM_ERRORS))
+            for c in (BLUE, GREEN)
+        ),
         ("REQUESTS", slot.REQUESTS, 2 * slot.COLOUR_REQUESTS),
         ("HISTOGRAM", slot.HISTOGRAM, 2 * slot.COLOUR_HISTOGRAMS),
         ("ROWS", slot.ROWS, 2 * UPSTREAM_ROWS * slot.ROW_CELLS),
@@ -124,7 +129,7 @@ def test_bucket_edges_rise_and_every_bucket_begins_at_the_edge_before():
 
 def test_no_bucket_but_the_first_few_is_wider_than_an_eighth():
     edges = [slot.bucket_upper_s(bucket) for bucket in range(slot.BUCKETS)]
-    widths = [upper / lower for lower, upper in zip(edges[16:], edges[17:], strict=False)]
+    widths = [upper / lower for lower, upper in pairwise(edges[16:])]
     assert max(widths) <= 1.125
 
 

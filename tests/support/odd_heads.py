@@ -6,10 +6,21 @@ from hypothesis import strategies as st
 
 GOOD_METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"OPTIONS", b"DELETE", b"PATCH", b"PROPFIND"]
 BAD_METHODS = [b"TRACE", b"CONNECT", b"PRI", b"get", b"G(T", b"", b"GET "]
-GOOD_TARGETS = [b"/", b"/a?b=c", b"//x", b"/%00;a", b"/\\", b"/a|b", b"http://b.example/x?y", b"http://b:81", b"https://[::1]?q"]
+GOOD_TARGETS = [
+    b"/",
+    b"/a?b=c",
+    b"//x",
+    b"/%00;a",
+    b"/\\",
+    b"/a|b",
+    b"http://b.example/x?y",
+    b"http://b:81",
+    b"https://[::1]?q",
+]
 BAD_TARGETS = [b"*", b"http://u@b/", b"http:///", b"a:80", b"/#", b"/a b", b"/\xe9", b""]
 GOOD_VERSIONS = [b"HTTP/1.1"] * 4 + [b"HTTP/1.0"]
 BAD_VERSIONS = [b"HTTP/1.2", b"HTTP/2.0", b"HTTP/0.9", b"http/1.1", b""]
+HOST_NAMES = b"a.example", b"b:80", b"[::1]"
 HOSTS = [b"Host: a.example", b"host: b:80", b"HOST:[::1]"]
 FRAMINGS = [
     *(b"Content-Length: 0", b"Content-Length: 5", b"content-length:007", b"Transfer-Encoding: chunked"),
@@ -57,7 +68,13 @@ one_host = st.sampled_from(HOSTS).map(lambda host: [host])
 good_fields = shuffled(one_host, some(FRAMINGS, 1), some(HOPS, 2), some(PLAIN + CLAIMS, 2))
 upgrades = st.just([b"Host: a.example", b"Connection: Upgrade", b"Upgrade: websocket"])
 keeping_alive = st.permutations([b"Host: a.example", b"Connection: keep-alive", b"Accept: */*"])
-good_requests = lines(good_lines, st.one_of(good_fields, good_fields, shuffled(upgrades, some(FIELDS, 2)), keeping_alive))
+good_requests = lines(
+    good_lines, st.one_of(good_fields, good_fields, shuffled(upgrades, some(FIELDS, 2)), keeping_alive)
+)
+# A first line that goes on in the next, and fields that come twice, empty or not.
+broken_lines = pieces(GOOD_METHODS, [b"/\r\nA:", b"/\r\nHost:", b"\r\nA: /"], GOOD_VERSIONS)
+twice = st.permutations([b"Host:", b"Host: a.example", b"Connection: keep-alive"])
+doubtful_requests = lines(st.one_of(good_lines, broken_lines), st.one_of(twice, one_host))
 odd_requests = lines(odd_lines, st.one_of(some(FIELDS, 5), good_fields))
 preceded = st.builds(bytes.__add__, st.sampled_from([b"\r\n", b"\n", b"\r", b"\r\n\n", b" "]), good_requests)
 
@@ -68,13 +85,17 @@ def damaged(draw: st.DrawFn, heads: st.SearchStrategy[bytes]) -> bytes:
     head = bytearray(draw(heads)[:-4])
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(head)))
-        insert = draw(st.sampled_from([b"", b"\r", b"\n", b"\r\n", b"\0", b" ", b"\t", b":", b",", b"_", b"\xff", b"5", b"\x0b"]))
+        insert = draw(
+            st.sampled_from([b"", b"\r", b"\n", b"\r\n", b"\0", b" ", b"\t", b":", b",", b"_", b"\xff", b"5", b"\x0b"])
+        )
         head[at : at + draw(st.integers(0, 2))] = insert
     whole = bytes(head).replace(b"\r\n\r\n", b"\r\n") + b"\r\n\r\n"
     return whole[: whole.find(b"\r\n\r\n") + 4]
 
 
-request_heads = st.one_of(good_requests, good_requests, good_requests, odd_requests, preceded, damaged(good_requests))
+request_heads = st.one_of(
+    good_requests, good_requests, odd_requests, doubtful_requests, preceded, damaged(good_requests)
+)
 
 GOOD_STATUS_LINES = [
     *(b"HTTP/1.1 200 OK", b"HTTP/1.1 404 Not Found", b"HTTP/1.0 200 OK", b"HTTP/1.1 200") * 3,

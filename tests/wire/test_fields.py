@@ -81,7 +81,17 @@ def test_a_field_line_is_split_at_its_colon(line, expected):
 
 @pytest.mark.parametrize(
     "line",
-    [b"Name : value", b" Name: value", b": value", b"Name", b"N\xe9: v", b"Name: a\rb", b"Name: a\0b", b"A: \x7f", b"A: \n"],
+    [
+        b"Name : value",
+        b" Name: value",
+        b": value",
+        b"Name",
+        b"N\xe9: v",
+        b"Name: a\rb",
+        b"Name: a\0b",
+        b"A: \x7f",
+        b"A: \n",
+    ],
 )
 def test_a_malformed_field_line_is_no_field(line):
     assert split_line(line) is None

@@ -23,7 +23,22 @@ def test_one_run_of_ascii_digits_is_a_length(value, length):
 @pytest.mark.parametrize(
     "value",
     [
-        *(b"", b" 5", b"5 ", b"+5", b"-5", b"-0", b"0x5", b"5_0", b"5,5", b"5.0", b"\xb2", "٣".encode(), b"5\n", b"5\0"),
+        *(
+            b"",
+            b" 5",
+            b"5 ",
+            b"+5",
+            b"-5",
+            b"-0",
+            b"0x5",
+            b"5_0",
+            b"5,5",
+            b"5.0",
+            b"\xb2",
+            "٣".encode(),
+            b"5\n",
+            b"5\0",
+        ),
         *(b"9" * 19, b"1" * 10_000, b"five", b'"5"'),
     ],
 )

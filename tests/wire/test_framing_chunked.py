@@ -72,7 +72,24 @@ def test_no_bytes_change_nothing():
 @pytest.mark.parametrize(
     "size",
     [
-        *(b"", b"+5", b"-5", b"0x5", b"5_", b" 5", b"5 ", b"\t5", b"5\t", b"g", b"5g", b"5,", b"5.", b"\xb2", b"\x005", b"5\0"),
+        *(
+            b"",
+            b"+5",
+            b"-5",
+            b"0x5",
+            b"5_",
+            b" 5",
+            b"5 ",
+            b"\t5",
+            b"5\t",
+            b"g",
+            b"5g",
+            b"5,",
+            b"5.",
+            b"\xb2",
+            b"\x005",
+            b"5\0",
+        ),
         *("٣".encode(), b"5 ;a", b"f" * 16, b"f" * 17, b"1" + b"0" * 16, b"0" * 16, b"\n5", b"\r5", b"'5'"),
     ],
 )
@@ -83,8 +100,34 @@ def test_a_size_that_is_not_a_hexadecimal_number_of_bounded_length_is_bad(size):
 @pytest.mark.parametrize(
     "extension",
     [
-        *(b";", b";;a", b";=a", b";a=", b";a b", b";a =b", b";a= b", b";a,b", b';a="', b';a="b', b';a="b"c', b';a="\\', b" a"),
-        *(b";a\nb", b';a="\n"', b";a\rb", b';a="\r"', b";a\0", b';a="\0"', b';a="\x7f"', b";a=\xe9", b";\xe9", b";a\x0b", b";a "),
+        *(
+            b";",
+            b";;a",
+            b";=a",
+            b";a=",
+            b";a b",
+            b";a =b",
+            b";a= b",
+            b";a,b",
+            b';a="',
+            b';a="b',
+            b';a="b"c',
+            b';a="\\',
+            b" a",
+        ),
+        *(
+            b";a\nb",
+            b';a="\n"',
+            b";a\rb",
+            b';a="\r"',
+            b";a\0",
+            b';a="\0"',
+            b';a="\x7f"',
+            b";a=\xe9",
+            b";\xe9",
+            b";a\x0b",
+            b";a ",
+        ),
     ],
 )
 def test_a_malformed_extension_is_bad(extension):
@@ -107,6 +150,14 @@ def test_chunk_data_followed_by_a_bare_lf_is_bad():
     assert decode([b"5\r\nhello", b"X"])[0] == BAD
 
 
+@pytest.mark.parametrize(
+    "beginning", [b"5\rX", b"5\r\r", b"5\r\nhello\rX", b"5\r\nhelloX", b"0\r\nA: 1\rB", b"0\r\n\rX"]
+)
+def test_a_line_that_can_no_longer_end_well_is_bad_before_its_end(beginning):
+    assert decode([beginning])[0] == BAD
+    assert decode([beginning[:-1], beginning[-1:]])[0] == BAD
+
+
 # --- trailers ---------------------------------------------------------------------------------------------------------
 
 
@@ -118,7 +169,21 @@ def test_trailers_are_kept_apart_in_order():
 
 @pytest.mark.parametrize(
     "trailer",
-    [b"A", b"A : 1", b" A: 1", b"A: 1\r\n b", b": 1", b"A: \0", b"A: 1\n", b"A: \r", b"A: 1\rB: 2", b"\xe9: 1", b"\n", b"\r", b" "],
+    [
+        b"A",
+        b"A : 1",
+        b" A: 1",
+        b"A: 1\r\n b",
+        b": 1",
+        b"A: \0",
+        b"A: 1\n",
+        b"A: \r",
+        b"A: 1\rB: 2",
+        b"\xe9: 1",
+        b"\n",
+        b"\r",
+        b" ",
+    ],
 )
 def test_a_malformed_trailer_is_bad(trailer):
     assert is_bad(b"0\r\n" + trailer)

@@ -18,7 +18,15 @@ def test_connection_cannot_remove_what_frames_or_routes_the_message(name):
     "name",
     [
         *(b"Content-Length", b"Transfer-Encoding", b"Host", b"Authorization", b"Cookie", b"Set-Cookie", b"Trailer"),
-        *(b"content_length", b"X-Forwarded-For", b"x_forwarded_proto", b"X-BG-Epoch", b"X-Real-IP", b"Connection", b"TE"),
+        *(
+            b"content_length",
+            b"X-Forwarded-For",
+            b"x_forwarded_proto",
+            b"X-BG-Epoch",
+            b"X-Real-IP",
+            b"Connection",
+            b"TE",
+        ),
     ],
 )
 def test_a_trailer_that_would_frame_route_or_authenticate_does_not_pass(name):

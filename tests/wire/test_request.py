@@ -1,4 +1,4 @@
-"""The reader as a whole: plain requests, bounds, what is forwarded. Framing, targets and hops have files of their own."""
+"""The reader as a whole: plain requests, bounds, one reader for all. Framing, targets, hops have their own files."""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ POST = "POST / HTTP/1.1"
 UPGRADE = "Connection: Upgrade", "Upgrade: websocket"
 
 
-@pytest.mark.parametrize(("value", "body"), [("5", 5), ("0", 0), ("0005", 5), ("5 ", 5), ("\t 5", 5), ("9" * 18, 10**18 - 1)])
+@pytest.mark.parametrize(
+    ("value", "body"), [("5", 5), ("0", 0), ("0005", 5), ("5 ", 5), ("\t 5", 5), ("9" * 18, 10**18 - 1)]
+)
 def test_one_decimal_content_length_frames_the_body(value, body):
     head = request(POST, f"Content-Length:{value}")
     assert accepted(head).body == body
@@ -48,7 +50,17 @@ def test_the_one_coding_chunked_frames_the_body(coding):
     "coding",
     [
         *("", ",chunked", "chunked,", "chunked, chunked", "gzip, chunked", "chunked, gzip", "xchunked", "chunkedx"),
-        *("gzip", "identity", "chunked;q=1", '"chunked"', "chunked\v", "\vchunked", "chun ked", "chunked\0", "\xa0chunked"),
+        *(
+            "gzip",
+            "identity",
+            "chunked;q=1",
+            '"chunked"',
+            "chunked\v",
+            "\vchunked",
+            "chun ked",
+            "chunked\0",
+            "\xa0chunked",
+        ),
         *("cow", "chunked, identity", "identity, chunked", "x chunked", "\rchunked", "chunked\r"),
         "chunKed".replace("K", "\u212a").encode().decode("latin-1"),
     ],
@@ -107,8 +119,27 @@ def test_a_look_alike_with_an_underscore_frames_nothing_and_is_not_forwarded(nam
 @pytest.mark.parametrize(
     "line",
     [
-        *(b"Content-Length : 5", b"Content-Length\t: 5", b" Content-Length: 5", b"\tA: 1", b"A\0: 1", b"A b: 1", b": 1", b"A"),
-        *(b"A\xe9: 1", b"A(: 1", b"A: 1\0", b"A: \x01", b"A: \x7f", b"A: \x0b", b"A: 1\rB: 2", b"A: 1\nB: 2", b"A: 1\r"),
+        *(
+            b"Content-Length : 5",
+            b"Content-Length\t: 5",
+            b" Content-Length: 5",
+            b"\tA: 1",
+            b"A\0: 1",
+            b"A b: 1",
+            b": 1",
+            b"A",
+        ),
+        *(
+            b"A\xe9: 1",
+            b"A(: 1",
+            b"A: 1\0",
+            b"A: \x01",
+            b"A: \x7f",
+            b"A: \x0b",
+            b"A: 1\rB: 2",
+            b"A: 1\nB: 2",
+            b"A: 1\r",
+        ),
         *(b"A: 1\r\n folded", b"A: 1\r\n\tfolded", b"A: 1\r\n ", b"A: 1\n", b"\xef\xbb\xbfA: 1", b"A: 1\r\r\nB: 2"),
     ],
 )
@@ -131,12 +162,23 @@ def test_an_empty_line_before_the_request_is_ignored():
     assert sent(b"\r\n" + request()) == sent(request())
 
 
-@pytest.mark.parametrize("before", [b"\n", b"\r", b"\n\n", b"\r\r\n", b"\n\r\n", b"\r\n\n", b" ", b"\0", b"\t", b"\r\n "])
+@pytest.mark.parametrize(
+    "before", [b"\n", b"\r", b"\n\n", b"\r\r\n", b"\n\r\n", b"\r\n\n", b" ", b"\0", b"\t", b"\r\n "]
+)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "TRACE", "CONNECT"])
 def test_anything_else_before_the_request_is_refused(before, method):
     assert refused(before + request(f"{method} / HTTP/1.1")) in (400, 501)
 
 
-@pytest.mark.parametrize("head", [b"\r\n\r\n", b"\n\r\n\r\n", b" \r\n\r\n", b"GET\r\n\r\n", b"GET /\r\n\r\n", b":\r\n\r\n"])
+@pytest.mark.parametrize(
+    "line", ["GET /\r\nA: HTTP/1.1", "GET /\r\nA: HTTP/1.1: b", "GET\r\nA: / HTTP/1.1", "HEAD /\r\nA: HTTP/1.1 "]
+)
+def test_a_request_line_does_not_go_on_in_the_next_line(line):
+    assert refused(request(line)) in (400, 505)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\r\n\r\n", b"\n\r\n\r\n", b" \r\n\r\n", b"GET\r\n\r\n", b"GET /\r\n\r\n", b":\r\n\r\n"]
+)
 def test_a_head_without_a_whole_request_line_is_refused(head):
     assert refused(head) == 400

@@ -25,7 +25,22 @@ def test_one_valid_host_is_forwarded_as_it_came(host):
 @pytest.mark.parametrize(
     "host",
     [
-        *("", " ", "a b", "a/b", "a/b@c", "u@a", "u:p@a", "a?b", "a#b", "http://a", "a:b", "a:80:80", "a:123456", ":80"),
+        *(
+            "",
+            " ",
+            "a b",
+            "a/b",
+            "a/b@c",
+            "u@a",
+            "u:p@a",
+            "a?b",
+            "a#b",
+            "http://a",
+            "a:b",
+            "a:80:80",
+            "a:123456",
+            ":80",
+        ),
         *("[::1", "::1", "[::1]x", "[]", "[g::1]", "a\\b", "a%2", "a%zz", "<a>", '"a"', "b\xfccher.example", "h" * 256),
         *("a\0", "a\tb", "a,b c", "[" + ":" * 46 + "]"),
     ],
@@ -39,6 +54,12 @@ def test_an_invalid_host_is_refused(host):
 def test_two_hosts_are_refused_even_when_they_agree(second, version):
     assert refused(request(f"GET / HTTP/{version}", second)) == 400
     assert refused(request(f"GET / HTTP/{version}", "A: 1", "Connection: close", second)) == 400
+
+
+@pytest.mark.parametrize("first", ["Host:", "host: ", "Host: example.org"])
+@pytest.mark.parametrize("between", [(), ("A: 1",), ("Connection: keep-alive",)])
+def test_an_empty_host_does_not_make_room_for_a_second(first, between):
+    assert refused(request("GET / HTTP/1.1", first, *between, "Host: example.org", host=None)) == 400
 
 
 def test_no_host_is_refused_in_http_1_1():
@@ -62,7 +83,20 @@ def test_nothing_else_is_taken_for_a_host(name):
 @pytest.mark.parametrize(
     "target",
     [
-        *("/", "//", "//a//b", "/%2e%2E/%00", "/a;b=c?d=e&f", "/../..", "/?", "/a?b?c", "/http://a/", "/*", '/"<>', "/\\"),
+        *(
+            "/",
+            "//",
+            "//a//b",
+            "/%2e%2E/%00",
+            "/a;b=c?d=e&f",
+            "/../..",
+            "/?",
+            "/a?b?c",
+            "/http://a/",
+            "/*",
+            '/"<>',
+            "/\\",
+        ),
         *("/a|b", "/{}", "/^`", "/%", "/%zz", "/a@b:c"),
     ],
 )
@@ -70,7 +104,9 @@ def test_a_path_is_forwarded_byte_for_byte(target):
     assert sent(request(f"GET {target} HTTP/1.1"))[0] == f"GET {target} HTTP/1.1".encode()
 
 
-@pytest.mark.parametrize("target", ["/a b", "/a\tb", "/a\0b", "/\x7f", "/\xe9", "/a\rb", "/a\nb", "/a\x0bb", " /", "/ ", "\t/"])
+@pytest.mark.parametrize(
+    "target", ["/a b", "/a\tb", "/a\0b", "/\x7f", "/\xe9", "/a\rb", "/a\nb", "/a\x0bb", " /", "/ ", "\t/"]
+)
 def test_a_blank_a_control_or_a_foreign_character_in_the_target_is_refused(target):
     assert refused(request(f"GET {target} HTTP/1.1")) == 400
 
@@ -125,7 +161,9 @@ def test_the_asterisk_is_for_options_alone():
 # --- method and version ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH", "QUERY"])
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "M-SEARCH", "QUERY"]
+)
 def test_a_known_method_is_forwarded(method):
     assert sent(request(f"{method} / HTTP/1.1"))[0] == f"{method} / HTTP/1.1".encode()
 
@@ -155,7 +193,9 @@ def test_a_method_that_is_not_served_is_refused(line, status):
     assert refused(request(line)) == status
 
 
-@pytest.mark.parametrize("version", ["HTTP/0.9", "HTTP/1.2", "HTTP/2", "HTTP/2.0", "HTTP/3.0", "HTTP/9.9", "HTTP/11", "HTTP/01.1"])
+@pytest.mark.parametrize(
+    "version", ["HTTP/0.9", "HTTP/1.2", "HTTP/2", "HTTP/2.0", "HTTP/3.0", "HTTP/9.9", "HTTP/11", "HTTP/01.1"]
+)
 def test_another_version_is_refused_with_505(version):
     assert refused(request(f"GET / {version}")) == 505
 
@@ -183,8 +223,26 @@ def test_the_beginning_of_a_valid_head_is_waited_for(before, length):
 @pytest.mark.parametrize(
     "beginning",
     [
-        *(b"\x16\x03\x01\x02\x00", b"\x00", b"\xff", b"GET\x00", b"{", b"(", b"\r\n\x16\x03", b"a:b", b"GET\r\n", b"GET\rX"),
-        *(b"GET /\r\n", b"GET / \r\n", b"GET / HTP/1.1\r\n", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n", b"hello\n", b"GET /\n"),
+        *(
+            b"\x16\x03\x01\x02\x00",
+            b"\x00",
+            b"\xff",
+            b"GET\x00",
+            b"{",
+            b"(",
+            b"\r\n\x16\x03",
+            b"a:b",
+            b"GET\r\n",
+            b"GET\rX",
+        ),
+        *(
+            b"GET /\r\n",
+            b"GET / \r\n",
+            b"GET / HTP/1.1\r\n",
+            b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n",
+            b"hello\n",
+            b"GET /\n",
+        ),
         *(b"GET / HTTP/1.1\n", b"GET / HTTP/1.1\r\nA: 1\n", b"GET / HTTP/1.1\nHost: a\n\n"),
     ],
 )

@@ -12,7 +12,7 @@ OK = "HTTP/1.1 200 OK"
 
 
 def lines(head: ResponseHead) -> list[bytes]:
-    text = b"".join(head.parts)
+    text = b"".join(head.pieces)
     assert text.endswith(b"\r\n\r\n")
     return text[:-4].split(b"\r\n")
 
@@ -50,8 +50,7 @@ def test_a_response_without_any_field_is_read_until_the_upstream_closes():
     head = answered(response())
     assert (head.body, head.length, head.keep_alive) == (UNTIL_CLOSE, b"", False)
     assert lines(head) == [b"HTTP/1.1 200 OK"]
-    assert len(head.parts) >= 2
-    assert head.parts[1] == b""
+    assert len(head.pieces) >= 2
 
 
 # --- where the body ends ----------------------------------------------------------------------------------------------
@@ -89,7 +88,9 @@ def test_the_one_coding_chunked_frames_the_body(coding):
     assert (head.body, head.length, head.keep_alive) == (CHUNKED, b"", True)
 
 
-@pytest.mark.parametrize("coding", ["", "gzip", "gzip, chunked", "chunked, gzip", ",chunked", "identity", "x", "chunked\0"])
+@pytest.mark.parametrize(
+    "coding", ["", "gzip", "gzip, chunked", "chunked, gzip", ",chunked", "identity", "x", "chunked\0"]
+)
 def test_any_other_transfer_coding_is_bad(coding):
     assert bad(response(OK, f"Transfer-Encoding: {coding}"))
 
@@ -123,7 +124,9 @@ def test_only_an_answer_to_head_and_a_304_keep_a_length_without_a_body(status, m
 # --- status lines and fields ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["HTTP/1.1 200", "HTTP/1.1 200 ", "HTTP/1.1 599 a\tb", "HTTP/1.0 404 Nicht \xfcblich", OK])
+@pytest.mark.parametrize(
+    "line", ["HTTP/1.1 200", "HTTP/1.1 200 ", "HTTP/1.1 599 a\tb", "HTTP/1.0 404 Nicht \xfcblich", OK]
+)
 def test_a_status_line_is_relayed_in_our_own_version(line):
     head = answered(response(line, "Content-Length: 0"))
     assert lines(head)[0] == b"HTTP/1.1" + line.encode("latin-1")[8:]
@@ -133,9 +136,22 @@ def test_a_status_line_is_relayed_in_our_own_version(line):
     "line",
     [
         *("hello", "", "HTTP/1.1", "HTTP/1.1 ", "HTTP/1.1 20", "HTTP/1.1 2000 OK", "HTTP/1.1 099 X", "HTTP/1.1 600 X"),
-        *("HTTP/1.1 999 X", "HTTP/1.1 +20 X", "HTTP/1.1  200 OK", "HTTP/1.1\t200 OK", "HTTP/1.1 200OK", "HTTP/2 200 OK"),
+        *(
+            "HTTP/1.1 999 X",
+            "HTTP/1.1 +20 X",
+            "HTTP/1.1  200 OK",
+            "HTTP/1.1\t200 OK",
+            "HTTP/1.1 200OK",
+            "HTTP/2 200 OK",
+        ),
         *("HTTP/2.0 200 OK", "HTTP/0.9 200 OK", "HTTP/1.2 200 OK", "http/1.1 200 OK", " HTTP/1.1 200 OK", "ICY 200 OK"),
-        *("HTTP/1.1 200 O\0K", "HTTP/1.1 200 O\rK", "HTTP/1.1 200 OK\r", "HTTP/1.1 200 O\nA: b", "HTTP/1.1 200 \x1b[31m"),
+        *(
+            "HTTP/1.1 200 O\0K",
+            "HTTP/1.1 200 O\rK",
+            "HTTP/1.1 200 OK\r",
+            "HTTP/1.1 200 O\nA: b",
+            "HTTP/1.1 200 \x1b[31m",
+        ),
         *("HTTP/1.1 20\xb2 OK", "HTTP/1.1 2_0 OK", "\r\nHTTP/1.1 200 OK", "HTTP/1.1 200 \x7f"),
     ],
 )
@@ -147,7 +163,18 @@ def test_a_bad_status_line_is_bad(line, fields):
 @pytest.mark.parametrize(
     "line",
     [
-        *(b"No colon", b": x", b"A : 1", b" A: 1", b"A: \0", b"A: \x01", b"A: \x7f", b"A\xe9: 1", b"A: 1\rB: 2", b"A: 1\nB: 2"),
+        *(
+            b"No colon",
+            b": x",
+            b"A : 1",
+            b" A: 1",
+            b"A: \0",
+            b"A: \x01",
+            b"A: \x7f",
+            b"A\xe9: 1",
+            b"A: 1\rB: 2",
+            b"A: 1\nB: 2",
+        ),
         *(b"A: 1\r\n folded", b"A: 1\r", b"A\0: 1", b"Content-Length : 2"),
     ],
 )
