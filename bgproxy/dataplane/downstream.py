@@ -40,6 +40,7 @@ class Downstream(asyncio.Protocol):
         "_eof",
         "_plane",
         "_reading_paused",
+        "_turn",
         "_write_left",
         "_writing_paused",
         "closing",
@@ -48,17 +49,20 @@ class Downstream(asyncio.Protocol):
         "must_close",
         "peer",
         "request_done",
+        "send",
         "transport",
         "trusted",
         "usual_host",
         "usual_lines",
-        "write",
+        "waiting",
     )
 
     transport: asyncio.Transport
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
+        self._turn = plane.turn
+        self.waiting: bytes | None = None
         self.exchange: Exchange | None = None
         self.request_done = True
         self.must_close = False
@@ -79,7 +83,7 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         plane = self._plane
         self.transport = transport  # type: ignore[assignment]
-        self.write = self.transport.write  # bound once: one attribute less per request
+        self.send = self.transport.write  # bound once: one attribute less per request
         peername = transport.get_extra_info("peername")
         self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unknown"
         self.trusted = plane.is_trusted(self.peer)
@@ -92,6 +96,8 @@ class Downstream(asyncio.Protocol):
         self.deadline = plane.deadlines.now + plane.keep_alive_ns
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.waiting is not None:
+            self._turn.handle_now(self)
         self._plane.deadlines.forget(self)
         self._plane.client_lost(self)
         exchange, self.exchange = self.exchange, None
@@ -100,6 +106,8 @@ class Downstream(asyncio.Protocol):
             exchange.client_gone()
 
     def eof_received(self) -> bool:
+        if self.waiting is not None:
+            self._turn.handle_now(self)
         self._eof = True
         exchange = self.exchange
         if exchange is None:
@@ -111,8 +119,15 @@ class Downstream(asyncio.Protocol):
         self.deadline = self._plane.deadlines.now + HALF_CLOSED_NS
         return True
 
+    def write(self, data: bytes) -> None:
+        """At once, but behind what waits to be written."""
+        if self._turn.outbox:
+            self._turn.flush()
+        self.send(data)
+
     def close(self) -> None:
         """Flush, then FIN. A client that does not read gets no longer than the write timeout."""
+        self._turn.flush()
         self.closing = True
         self.deadline = self._plane.deadlines.now + self._plane.write_idle_ns
         self.transport.close()
@@ -124,6 +139,7 @@ class Downstream(asyncio.Protocol):
         connection: there a FIN would say that it is complete.
         """
         self.exchange = None
+        self._turn.flush()
         if reset:
             self.closing = True
             sock = self.transport.get_extra_info("socket")
@@ -155,6 +171,12 @@ class Downstream(asyncio.Protocol):
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self.exchange is None:
+            self._turn.put(self, data)
+        else:
+            self.handle(data)
+
+    def handle(self, data: bytes) -> None:
         if self.exchange is not None:
             self._read_on(data)
             return
@@ -214,7 +236,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         rest = data.lstrip(b"\r\n")
         if rest:
-            self.data_received(rest)
+            self.handle(rest)
 
     def _await_rest_of_head(self, data: bytes) -> None:
         plane = self._plane
@@ -378,7 +400,7 @@ class Downstream(asyncio.Protocol):
         self._resume_reading()
         if self._buffer:
             buffer, self._buffer = self._buffer, b""
-            self.data_received(buffer)
+            self.handle(buffer)
 
     def refuse(self, refusal: Refusal, *, request_head: bytes = b"") -> None:
         """Answer ourselves and read no further request here."""

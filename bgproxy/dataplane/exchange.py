@@ -122,7 +122,7 @@ class Exchange:
         self.upstream = connection
         self.was_reused = reused
         connection.exchange = self
-        connection.write(self._head)
+        self._plane.turn.write(connection.send, self._head)
         if self.client.request_done:
             connection.deadline = self._plane.deadlines.now + self._plane.response_ns
         else:
@@ -247,7 +247,7 @@ class Exchange:
             added += b"\r\nConnection: keep-alive"
         data = encode.response(response, added, body, chunked=self._framing == IN_CHUNKS)
         self.response_bytes = len(data)
-        client.write(data)
+        plane.turn.write(client.send, data)
 
     def relay(self, data: bytes) -> None:
         self.relay_pieces([data])

@@ -19,6 +19,7 @@ LINGER_NS: Final = 2_000_000_000
 def linger(plane: DataPlane, client: Downstream) -> None:
     """Send what is written, then FIN; leave when the client does, or after a while."""
     client.closing = True
+    plane.turn.flush()
     plane.deadlines.forget(client)
     transport = client.transport
     if transport.is_closing():

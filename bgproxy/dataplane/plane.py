@@ -19,6 +19,7 @@ from bgproxy.dataplane.downstream import Downstream
 from bgproxy.dataplane.pool import UpstreamPool
 from bgproxy.dataplane.resolver import Resolver
 from bgproxy.dataplane.tunnel import Tunnel
+from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
 from bgproxy.wire.request import RequestReader
@@ -47,6 +48,7 @@ class DataPlane:
         self.deadlines.on_tick = self._on_tick
         self.clients: set[Downstream] = set()
         self.tunnels: set[Tunnel] = set()
+        self.turn = Turn(loop)
         self.draining = False
         self.drained = asyncio.Event()
         self.http_date = b""

@@ -37,19 +37,23 @@ class UpstreamConnection(asyncio.Protocol):
         "_paused",
         "_plane",
         "_reading",
+        "_turn",
         "_write_left",
         "_writing_paused",
         "deadline",
         "exchange",
+        "send",
         "server",
         "transport",
-        "write",
+        "waiting",
     )
 
     transport: asyncio.Transport
 
     def __init__(self, plane: DataPlane, server: Server) -> None:
         self._plane = plane
+        self._turn = plane.turn
+        self.waiting: bytes | None = None
         self.server = server
         self.exchange: Exchange | None = None
         self.deadline = 0
@@ -65,10 +69,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        self.write = self.transport.write  # bound once: one attribute less per request
+        self.send = self.transport.write  # bound once: one attribute less per request
         self._plane.deadlines.watch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.waiting is not None:
+            self._turn.handle_now(self)
         self._plane.deadlines.forget(self)
         self.server.lost(self)
         exchange, self.exchange = self.exchange, None
@@ -82,6 +88,8 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.failed(failures.RESPONSE_TRUNCATED)
 
     def eof_received(self) -> bool:
+        if self.waiting is not None:
+            self._turn.handle_now(self)
         self.server.unpark(self)
         return False  # close: an upstream that half-closes will not read another request either
 
@@ -90,6 +98,12 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def nothing_received(self) -> bool:
         return self._reading == _HEAD and not self._held and self._interims == 0
+
+    def write(self, data: bytes) -> None:
+        """At once, but behind what waits to be written."""
+        if self._turn.outbox:
+            self._turn.flush()
+        self.send(data)
 
     def close(self) -> None:
         """Close for good; a request that is on it is not completed."""
@@ -116,11 +130,18 @@ class UpstreamConnection(asyncio.Protocol):
     # --- bytes from the upstream -------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        exchange = self.exchange
-        if exchange is None:
+        if self.exchange is None:
             self.server.unpark(self)
             self.transport.abort()  # nobody asked: no later request may see this
-            return
+        elif self._reading == _HEAD:
+            self._turn.put(self, data)
+        else:
+            self.handle(data)
+
+    def handle(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            return  # the client left while this waited; close() has been called
         reading = self._reading
         if reading == _HEAD:
             self._read_head(exchange, data)

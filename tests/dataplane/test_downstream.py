@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bgproxy.dataplane.downstream import Downstream
+from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import Ended, chunked, request, response
@@ -459,6 +460,7 @@ class FakePlane:
     def __init__(self) -> None:
         self.later: list[object] = []
         self.loop = SimpleNamespace(call_soon=self.later.append)
+        self.turn = Turn(self.loop)  # type: ignore[arg-type]
         self.deadlines = SimpleNamespace(now=1000)
         self.write_idle_ns, self.keep_alive_ns = 30, 75
         self.draining = False

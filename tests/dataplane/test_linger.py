@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bgproxy.dataplane.linger import LINGER_NS, Lingering, linger
+from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
 
@@ -64,6 +65,7 @@ class FakePlane:
         self.watched: list[object] = []
         self.lost: list[object] = []
         self.clock = lambda: 5
+        self.turn = Turn(SimpleNamespace())  # type: ignore[arg-type]
         self.write_idle_ns = 30_000_000_000
         self.deadlines = SimpleNamespace(watch=self.watched.append, forget=self._forget)
         self.client_lost = self.lost.append

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bgproxy.core import failure as failures
+from bgproxy.dataplane.turn import Turn
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
@@ -373,7 +374,10 @@ class FakeExchange:
 @pytest.fixture
 def connection() -> UpstreamConnection:
     plane = SimpleNamespace(
-        deadlines=SimpleNamespace(now=1000, watch=lambda timed: None), response_ns=60, body_idle_ns=300
+        deadlines=SimpleNamespace(now=1000, watch=lambda timed: None),
+        response_ns=60,
+        body_idle_ns=300,
+        turn=Turn(SimpleNamespace()),  # type: ignore[arg-type]
     )
     made = UpstreamConnection(plane, SimpleNamespace())  # type: ignore[arg-type]
     made.connection_made(FakeTransport())  # type: ignore[arg-type]

@@ -43,6 +43,12 @@ async def move(hand: Hand, number: int) -> None:
         await (hand.switch() if number % 2 == 0 else hand.rollback())
 
 
+def assert_no_promise_is_broken(load: Load, hand: Hand) -> None:
+    found = violations(load.answers, hand.moves, load.losses)
+    # A few are enough to see what is wrong; pytest would compare thousands of lines for minutes.
+    assert found[:5] == [], f"{len(found)} broken promises in {len(load.answers)} answers"
+
+
 def test_no_request_fails_or_meets_the_old_colour_while_it_is_switched_200_times(
     patient: Proxy, record_property: Callable[[str, object], None]
 ) -> None:
@@ -61,7 +67,7 @@ def test_no_request_fails_or_meets_the_old_colour_while_it_is_switched_200_times
     record_property("requests", len(load.answers))
     record_property("slowest_switch_s", hand.slowest_s)
     print(f"{len(load.answers)} requests, {SWITCHES} switches, the slowest took {hand.slowest_s * 1e3:.1f} ms")
-    assert violations(load.answers, hand.moves, load.losses) == []
+    assert_no_promise_is_broken(load, hand)
     assert len(hand.moves) == SWITCHES + 1
     assert {answer.epoch for answer in load.answers} >= set(range(SWITCHES + 1)), "every epoch has served"
     assert (patient.status["epoch"], patient.status["live"]) == (SWITCHES, hand.moves[-1].colour)
@@ -110,7 +116,7 @@ def test_only_requests_on_a_killed_worker_are_lost(
     record_property("requests", len(load.answers))
     record_property("lost_per_kill", list(lost.values()))
     print(f"{len(load.answers)} requests, {len(hand.moves) - 1} switches, lost per kill -9: {list(lost.values())}")
-    assert violations(load.answers, hand.moves, load.losses) == []
+    assert_no_promise_is_broken(load, hand)
     assert len(killed) >= KILLS - 2, "there was a worker to kill nearly every second"
     assert sum(lost.values()) > 0, "kill -9 of a busy worker loses what is in flight on it"
     assert all(lost[pid] <= killed[pid] for pid in killed), (lost, killed)
