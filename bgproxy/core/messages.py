@@ -53,7 +53,7 @@ class Seen(msgspec.Struct, frozen=True, tag="seen"):
 
 
 class Ejected(msgspec.Struct, frozen=True, tag="ejected"):
-    """Worker → supervisor: `failures` consecutive connects to an upstream failed; this worker leaves it out for `for_s`."""
+    """Worker → supervisor: an upstream failed `failures` connects in a row; this worker leaves it out for `for_s`."""
 
     colour: int
     index: int

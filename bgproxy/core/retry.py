@@ -16,5 +16,5 @@ def may_try_another_upstream(failure: Failure, attempts: int, retries: int) -> b
 
 
 def may_send_again(failure: Failure, method: bytes, *, has_body: bool, reused: bool, resent: bool) -> bool:
-    """After a reset: once, only on a reused connection (the peer closed it while idle), only if replaying is harmless."""
+    """After a reset: once, on a reused connection only (the peer closed it while idle), where replaying is harmless."""
     return failure.replayable and reused and not resent and not has_body and method in IDEMPOTENT

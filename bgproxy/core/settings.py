@@ -1,4 +1,4 @@
-"""What a worker needs to know about itself, in seconds and bytes. Made by config, sent to workers, never changed in place."""
+"""What a worker needs to know about itself, in seconds and bytes. Made by config, sent to workers, never changed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One turn of the event loop in three phases: read what has come, handle it, write what came of it.
 
-uvloop calls a protocol as soon as it has read from one socket. Handled there and then, every request drags the kernel's
-network code and the interpreter through the processor's caches four times. Collected for one turn, the same work runs as
-three warm loops: 64 busy connections cost a fifth less CPU so, system time included.
+uvloop calls a protocol as soon as it has read from one socket. Handled there and then, every request drags the
+kernel's network code and the interpreter through the processor's caches four times. Collected for one turn, the same
+work runs as three warm loops: 64 busy connections cost a fifth less CPU so, system time included.
 
 Only heads and whole small responses go this way. Bodies are handled as they come, so that backpressure acts at once.
 """

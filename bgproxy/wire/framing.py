@@ -20,7 +20,8 @@ _DIGITS = re.compile(rb"[0-9]{1,18}")
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})"
     rb"(?:;[ \t]*+[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # ;name
-    rb"(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++|\"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+\"))?+"
+    rb"(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # =token, or a quoted string
+    rb"|\"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+\"))?+"
     rb")*+"
 )
 
@@ -58,7 +59,7 @@ def response_body(status: int, method: bytes, lengths: list[bytes], codings: lis
 
 
 class ChunkedDecoder:
-    """Reads one chunked body. `feed` appends payload to `pieces` (the caller takes and clears them) and says how it went.
+    """Reads one chunked body. `feed` appends payload to `pieces`, which the caller takes and clears.
 
     Chunk extensions are dropped (RFC 9112 7.1.1). Trailers are kept apart in `trailers`, never merged into a head.
     Bounds: `LINE_BYTES` for one line, `OVERHEAD_BYTES` for all extensions and trailers of one message.

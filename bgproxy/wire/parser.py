@@ -1,8 +1,9 @@
 """Is this head valid HTTP/1.1 grammar? llhttp says, at about 0.5 µs a head; what it lets through is judged elsewhere.
 
-No callback is defined, so llhttp never calls into Python. One parser is shared by all connections of a worker for messages
-that are known to be whole and to leave the connection open; every other head gets a parser of its own. So nothing that
-one message sets going in llhttp (a body to follow, an upgrade, a closed connection) can reach another message.
+No callback is defined, so llhttp never calls into Python. One parser is shared by all connections of a worker for
+messages that are known to be whole and to leave the connection open; every other head gets a parser of its own. So
+nothing that one message sets going in llhttp (a body to follow, an upgrade, a closed connection) can reach another
+message.
 """
 
 from __future__ import annotations

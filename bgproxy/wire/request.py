@@ -28,7 +28,7 @@ _REFUSED_METHODS = {b"CONNECT": 501, b"TRACE": 405, b"PRI": 505, b"SOURCE": 501}
 
 
 class Refusal:
-    """A request that is answered by the proxy itself, after which the connection is closed. `reason` is a metric label."""
+    """A request that the proxy answers itself, after which it closes the connection. `reason` is a metric label."""
 
     __slots__ = ("detail", "reason", "status")
 
@@ -41,8 +41,9 @@ class Refusal:
 class RequestHead:
     """One request, ready to be encoded.
 
-    `pieces` is the head, to be joined; what the proxy adds goes in behind the first of them. `body` is a number of bytes or framing.CHUNKED. `found` holds the special fields where the request was not a plain one.
-    `given_id` is the request id that came with it, b"" for none: worth something from a trusted peer only.
+    `pieces` is the head, to be joined; what the proxy adds goes in behind the first of them. `body` is a number of
+    bytes or framing.CHUNKED. `found` holds the special fields where the request was not a plain one. `given_id` is the
+    request id that came with it, b"" for none: worth something from a trusted peer only.
     """
 
     __slots__ = ("given_id", "host", "method", "pieces", "target")

@@ -41,8 +41,8 @@ class BadResponse:
 class ResponseHead:
     """One response head, ready to be encoded.
 
-    `pieces` is the head, to be joined: what the proxy adds goes in behind the first of them, which begins with the status
-    line; the last ends with the empty line. `body` is a number of bytes, framing.CHUNKED or framing.UNTIL_CLOSE;
+    `pieces` is the head, to be joined: what the proxy adds goes in behind the first of them, which begins with the
+    status line; the last ends with the empty line. `body` is a number of bytes, framing.CHUNKED or framing.UNTIL_CLOSE;
     `length` is the Content-Length to be sent, b"" for none (a HEAD answer has one without a body).
     """
 

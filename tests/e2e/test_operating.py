@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -12,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from bgproxy.core.model import parse_address
@@ -46,8 +44,7 @@ def test_sigterm_under_load_lets_requests_in_flight_finish(proxy: Proxy, blue: A
         proxy.process.send_signal(signal.SIGTERM)
         await load.until(lambda: not load.connections, "the end of the idle connections")
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work())
+    load.run(work)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", proxy.port))
     assert proxy.process.poll() is None, "two requests are still running"
@@ -174,9 +171,7 @@ def test_the_metrics_count_every_request_once(proxy: Proxy) -> None:
         await load.finish()
 
     for _ in range(2):
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            load.over = False
-            runner.run(work())
+        load.run(work)
         proxy.switch("green")
     client = proxy.client()
     assert client.ask("GET", "/", "Host: twice").status == 400

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from bgproxy.cli.client import Answer
 from tests.support.house import App, Proxy, client_ports_of, eventually, state_of, stop
@@ -25,14 +24,6 @@ KILLS = 8
 def patient(start: Callable[..., Proxy], blue: App, green: App) -> Proxy:
     """A machine with two cores may be slow to start a worker in the middle of a load."""
     return start(blue, green, env={"BGPROXY_SWITCH__ACK_TIMEOUT": "15s"})
-
-
-def on_a_fast_loop(work: Callable[[], Awaitable[None]]) -> None:
-    async def run() -> None:
-        await work()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
 
 
 async def move(hand: Hand, number: int) -> None:
@@ -63,7 +54,7 @@ def test_no_request_fails_or_meets_the_old_colour_while_it_is_switched_200_times
         await load.finish()
         await hand.disconnect()
 
-    on_a_fast_loop(work)
+    load.run(work)
     record_property("requests", len(load.answers))
     record_property("slowest_switch_s", hand.slowest_s)
     print(f"{len(load.answers)} requests, {SWITCHES} switches, the slowest took {hand.slowest_s * 1e3:.1f} ms")
@@ -111,7 +102,7 @@ def test_only_requests_on_a_killed_worker_are_lost(
         await hand.disconnect()
         await switcher.disconnect()
 
-    on_a_fast_loop(work)
+    load.run(work)
     lost = {pid: sum(loss.killed_worker == pid for loss in load.losses) for pid in killed}
     record_property("requests", len(load.answers))
     record_property("lost_per_kill", list(lost.values()))

@@ -9,11 +9,13 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import uvloop
+
 from tests.support.house import PATIENCE_S, ROOT, clean_environment
 from tests.support.ledger import Answered, Lost, Moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
 REQUEST = b"GET /load HTTP/1.1\r\nHost: app.example\r\n\r\n"
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n")
@@ -100,6 +102,21 @@ class Load:
         self.reconnects = True
         self._opened = 0
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def run(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """`work` on a loop of its own; whatever comes of it, no client goes on afterwards."""
+
+        async def to_the_end() -> None:
+            self.over = False
+            try:
+                await work()
+            finally:
+                self.over = True
+                for connection in tuple(self.connections):
+                    connection.transport.abort()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(to_the_end())
 
     async def start(self) -> None:
         for _ in range(self._clients):
