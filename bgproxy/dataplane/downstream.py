@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A client that has half-closed is served as long as response bytes flow; quiet for this long, it is taken for gone.
 HALF_CLOSED_NS: Final = 2_000_000_000
+# How long a drain waits for the first request on a connection that was just accepted.
+FIRST_REQUEST_NS: Final = 1_000_000_000
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, and not for a second
 
 
@@ -165,7 +167,12 @@ class Downstream(asyncio.Protocol):
 
     def drain(self) -> None:
         """No further request. One that is being read or answered is finished."""
-        if self.exchange is None and not self._buffer and not self.closing:
+        self._turn.handle_now(self)
+        if self.exchange is not None or self._buffer or self.closing:
+            return
+        if self.usual_host is None:  # just accepted: its first request is on its way, and is still answered
+            self.deadline = self._plane.clock() + FIRST_REQUEST_NS
+        else:
             self.close()
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -177,7 +184,7 @@ class Downstream(asyncio.Protocol):
             self.handle(data)
 
     def handle(self, data: bytes) -> None:
-        if self.exchange is not None:
+        if self.exchange is not None or self.closing:
             self._read_on(data)
             return
         if self._buffer:
@@ -197,6 +204,8 @@ class Downstream(asyncio.Protocol):
             self._begin_judged(request, data)
 
     def _read_on(self, data: bytes) -> None:
+        if self.closing:
+            return
         if self.request_done:
             self._keep_pipelined(data)
         else:
