@@ -178,10 +178,16 @@ class Downstream(asyncio.Protocol):
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self.exchange is None:
-            self._turn.put(self, data)
-        else:
+        if self.exchange is not None:
             self.handle(data)
+        elif self.waiting is None:
+            self.waiting = data
+            turn = self._turn
+            if not turn.inbox:
+                turn.is_due()
+            turn.inbox.append(self)
+        else:
+            self._turn.put(self, data)
 
     def handle(self, data: bytes) -> None:
         if self.exchange is not None or self.closing:
@@ -390,15 +396,15 @@ class Downstream(asyncio.Protocol):
                 self.close()
             else:
                 linger(self._plane, self)
-            return
-        if self._writing_paused:
-            self._pause_reading()  # resume_writing goes on: answers are not piled up for a client that does not read
-            return
-        self.deadline = self._plane.deadlines.now + self._plane.keep_alive_ns
-        if self._buffer or self._eof:
-            self._plane.loop.call_soon(self._next_request)
-        elif self._reading_paused:
-            self._resume_reading()
+        elif self._writing_paused:
+            # resume_writing goes on: answers are not piled up for a client that does not read
+            self._pause_reading()
+        else:
+            self.deadline = self._plane.deadlines.now + self._plane.keep_alive_ns
+            if self._buffer or self._eof:
+                self._plane.loop.call_soon(self._next_request)
+            elif self._reading_paused:
+                self._resume_reading()
 
     def _next_request(self) -> None:
         if self.exchange is not None or self.closing:
@@ -475,7 +481,9 @@ class Downstream(asyncio.Protocol):
         self._write_left = self.transport.get_write_buffer_size()
         self.deadline = self._plane.deadlines.now + self._plane.write_idle_ns
         exchange = self.exchange
-        if exchange is not None and exchange.upstream is not None:
+        if exchange is None:
+            self._pause_reading()  # no further request before this answer is taken
+        elif exchange.upstream is not None:
             exchange.upstream.pause_reading()
 
     def resume_writing(self) -> None:

@@ -23,15 +23,25 @@ class Handler(Protocol):
 
 
 class Turn:
-    """What has come and waits to be handled (`handler.waiting`), and what waits to be written."""
+    """What has come and waits to be handled, and what waits to be written.
 
-    __slots__ = ("_inbox", "_is_due", "_loop", "outbox")
+    `inbox` and `outbox` are public for the hot path, which appends to them, and calls `is_due` where they were empty. A
+    handler is in the inbox while its `waiting` is set.
+    """
+
+    __slots__ = ("_is_asked_for", "_loop", "inbox", "outbox")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._inbox: list[Handler] = []
-        self._is_due = False  # run() will be called, or is running
+        self._is_asked_for = False  # run() will be called, or is running
+        self.inbox: list[Handler] = []
         self.outbox: list[tuple[Callable[[bytes], None], bytes]] = []
+
+    def is_due(self) -> None:
+        """See to it that run() is called once more in this turn of the loop."""
+        if not self._is_asked_for:
+            self._is_asked_for = True
+            self._loop.call_soon(self.run)
 
     def put(self, handler: Handler, data: bytes) -> None:
         """Handle this later in this turn.
@@ -45,22 +55,20 @@ class Turn:
             self.handle_now(handler)
             return
         handler.waiting = data
-        self._inbox.append(handler)
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self.run)
+        if not self.inbox:
+            self.is_due()
+        self.inbox.append(handler)
 
     def write(self, send: Callable[[bytes], None], data: bytes) -> None:
         """Write this at the end of this turn."""
+        if not self.outbox:
+            self.is_due()
         self.outbox.append((send, data))
-        if not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self.run)
 
     def run(self) -> None:
         """Handle everything that waits, then write."""
-        self._is_due = True
-        inbox, self._inbox = self._inbox, []
+        self._is_asked_for = True
+        inbox, self.inbox = self.inbox, []
         for handler in inbox:
             data = handler.waiting
             if data is not None:
@@ -70,7 +78,7 @@ class Turn:
                 except Exception as error:  # a bug of ours: one connection pays for it, not all that wait
                     self._report(handler, error)
         self.flush()
-        self._is_due = False
+        self._is_asked_for = False
 
     def handle_now(self, handler: Handler) -> None:
         """Called also before an EOF or a close, which must not overtake what waits."""

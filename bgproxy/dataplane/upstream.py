@@ -133,26 +133,26 @@ class UpstreamConnection(asyncio.Protocol):
         if self.exchange is None:
             self.server.unpark(self)
             self.transport.abort()  # nobody asked: no later request may see this
-        elif self._reading == _HEAD:
-            self._turn.put(self, data)
-        else:
+        elif self._reading:
             self.handle(data)
+        elif self.waiting is None:
+            self.waiting = data
+            turn = self._turn
+            if not turn.inbox:
+                turn.is_due()
+            turn.inbox.append(self)
+        else:
+            self._turn.put(self, data)
 
     def handle(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
             return  # the client left while this waited; close() has been called
-        reading = self._reading
-        if reading == _HEAD:
-            self._read_head(exchange, data)
-            return
-        self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
-        if reading == _LENGTH:
-            self._read_length(exchange, data)
-        elif reading == _CHUNKED:
-            self._read_chunked(exchange, data)
+        if self._reading:
+            self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
+            self._read_body(exchange, data)
         else:
-            exchange.relay(data)
+            self._read_head(exchange, data)
 
     def _read_head(self, exchange: Exchange, data: bytes) -> None:
         if self._held:
@@ -163,12 +163,18 @@ class UpstreamConnection(asyncio.Protocol):
             if len(data) > HEAD_BYTES or not data.startswith(b"HTTP/1."[: len(data)]):
                 self._bad(exchange, "the response head is too long, or not HTTP/1.1")
             return
-        head = data[:end] if end != len(data) else data
-        response = self._plane.responses.read(head, data, exchange.request.method)
+        response = self._plane.responses.read(data[:end], data, exchange.request.method)
         if type(response) is ResponseHead and response.body == len(data) - end and end <= HEAD_BYTES:
-            exchange.respond(response, data[end:])  # plain and whole: the common case, one write
-            self._keep_alive = True
-            self._end_response(exchange, clean=True)
+            self._interims = 0
+            if exchange.client.request_done:  # plain and whole: the common case
+                self.exchange = None
+                if self._paused:
+                    self.resume_reading()
+                self.server.release(self)
+                exchange.answer_with(response, data[end:])
+            else:
+                exchange.respond(response, data[end:])
+                self._end_response(exchange, clean=False)
         elif isinstance(response, BadResponse):
             self._bad(exchange, response.detail)
         elif end > HEAD_BYTES:
@@ -190,15 +196,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._reading = _UNTIL_CLOSE
         self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
         if rest or body == 0:
-            self._rest_of_head(exchange, rest)
+            self._read_body(exchange, rest)
 
-    def _rest_of_head(self, exchange: Exchange, rest: bytes) -> None:
+    def _read_body(self, exchange: Exchange, data: bytes) -> None:
         if self._reading == _LENGTH:
-            self._read_length(exchange, rest)
+            self._read_length(exchange, data)
         elif self._reading == _CHUNKED:
-            self._read_chunked(exchange, rest)
+            self._read_chunked(exchange, data)
         else:
-            exchange.relay(rest)
+            exchange.relay(data)
 
     def _interim(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
         self._interims += 1

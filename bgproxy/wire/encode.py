@@ -31,6 +31,14 @@ def response(head: ResponseHead, added: bytes, body: bytes, *, chunked: bool) ->
     return b"".join(pieces)
 
 
+def plain_response(head: ResponseHead, body: bytes) -> bytes:
+    """A whole response to which nothing is added."""
+    pieces = head.pieces
+    pieces.insert(1, b"\r\nContent-Length: " + head.length)
+    pieces.append(body)
+    return b"".join(pieces)
+
+
 def interim(head: ResponseHead) -> bytes:
     """A 1xx response, relayed."""
     return b"".join(head.pieces)
