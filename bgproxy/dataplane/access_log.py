@@ -60,7 +60,7 @@ class AccessLog:
                 exchange.word,
                 exchange.server.id if exchange.server else "",
                 exchange.attempts,
-                exchange.was_reused,
+                exchange.upstream is not None and exchange.was_reused,
                 exchange.request_id,
                 termination,
             )

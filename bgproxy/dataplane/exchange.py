@@ -76,6 +76,9 @@ class Exchange:
         "word",
     )
 
+    was_reused: bool  # with `upstream`: the connection had carried a request before
+    waiting_until: int  # while it waits for a connection
+
     def __init__(self, plane: DataPlane, client: Downstream, request: RequestHead) -> None:
         self._plane = plane
         self.client = client
@@ -90,9 +93,7 @@ class Exchange:
         self.attempts = 1
         self._gauge = slot.IN_FLIGHT
         self._framing = AS_IT_IS
-        self.was_reused = False
         self.was_resent = False
-        self.waiting_until = 0
 
     # --- towards the upstream ----------------------------------------------------------------------------------------
 

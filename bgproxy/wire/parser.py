@@ -20,22 +20,20 @@ class _Silent:
 
 
 class GrammarCheck:
-    """`make` is one of the httptools parser types."""
+    """`make` is one of the httptools parser types.
 
-    __slots__ = ("_feed_shared", "_make")
+    `feed_whole` is public for the hot path: it takes a message that ends where its argument ends and neither upgrades
+    nor closes (the caller has made sure of it), and raises HttpParserError, after which `restart` is due.
+    """
+
+    __slots__ = ("_make", "feed_whole")
 
     def __init__(self, make: Any) -> None:
         self._make = make
-        self._feed_shared = make(_Silent()).feed_data
+        self.restart()
 
-    def is_whole_message(self, message: bytes) -> bool:
-        """For a message that ends where `message` ends, neither upgrades nor closes: the caller has made sure of it."""
-        try:
-            self._feed_shared(message)
-        except HttpParserError:
-            self._feed_shared = self._make(_Silent()).feed_data
-            return False
-        return True
+    def restart(self) -> None:
+        self.feed_whole = self._make(_Silent()).feed_data
 
     def is_head(self, head: bytes) -> bool:
         """For any head, whatever is to follow it."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
+from httptools import HttpParserError
+
 from bgproxy.wire import forwarded, hop_by_hop, upgrade
 from bgproxy.wire.fields import KEEP_ALIVE_SPELLINGS, collect, is_token, members, shapes, special_fields, without
 from bgproxy.wire.framing import AMBIGUOUS, UNSUPPORTED_CODING, request_body
@@ -85,7 +87,6 @@ class RequestReader:
         "_header_count",
         "_hosts",
         "_id_field",
-        "_is_whole_message",
         "_shapes",
         "_split",
         "_surely_small",
@@ -98,7 +99,6 @@ class RequestReader:
         self._target_bytes = target_bytes
         self._id_field = request_id.lower().encode()
         self._grammar = request_grammar()
-        self._is_whole_message = self._grammar.is_whole_message
         self._split = special_fields(
             (*_OWN, *hop_by_hop.REQUEST, *forwarded.FIELDS, request_id.lower()), (*forwarded.PREFIXES, "x-bg-")
         ).split
@@ -115,9 +115,13 @@ class RequestReader:
             host_at, connection_at, id_at = shape
             host = parts[host_at]
             if host in self._hosts and (not connection_at or parts[connection_at] in KEEP_ALIVE_SPELLINGS):
-                if not self._is_whole_message(head):
+                try:
+                    self._grammar.feed_whole(head)
+                except HttpParserError:
+                    self._grammar.restart()
                     return _why_invalid(head)
-                return RequestHead(line[1], line[2], host, parts[id_at] if id_at else b"", parts[::3])
+                method, target = line.groups()
+                return RequestHead(method, target, host, parts[id_at] if id_at else b"", parts[::3])
         return self._judge(head)
 
     def _is_small(self, head: bytes, target: bytes) -> bool:

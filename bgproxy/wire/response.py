@@ -10,6 +10,8 @@ import re
 from http import HTTPStatus
 from typing import TypeAlias
 
+from httptools import HttpParserError
+
 from bgproxy.wire import hop_by_hop
 from bgproxy.wire.fields import KEEP_ALIVE_SPELLINGS, collect, members, shapes, special_fields, without
 from bgproxy.wire.framing import AMBIGUOUS, UNTIL_CLOSE, response_body
@@ -73,11 +75,10 @@ ReadResponse: TypeAlias = ResponseHead | BadResponse
 class ResponseReader:
     """Reads whole heads; one for all upstream connections of a worker."""
 
-    __slots__ = ("_grammar", "_is_whole_message")
+    __slots__ = ("_grammar",)
 
     def __init__(self) -> None:
         self._grammar = response_grammar()
-        self._is_whole_message = self._grammar.is_whole_message
 
     def read(self, head: bytes, data: bytes, method: bytes) -> ReadResponse:
         """`head` ends with its empty line; `data` is what came, from the head on; `method` is that of the request."""
@@ -95,8 +96,13 @@ class ResponseReader:
                 and method != b"HEAD"
             ):
                 body = int(length)
-                whole = len(head) + body == len(data)
-                if not (self._is_whole_message(data) if whole else self._grammar.is_head(head)):
+                if len(head) + body == len(data):
+                    try:
+                        self._grammar.feed_whole(data)
+                    except HttpParserError:
+                        self._grammar.restart()
+                        return BadResponse("the response head is not valid HTTP/1.1")
+                elif not self._grammar.is_head(head):
                     return BadResponse("the response head is not valid HTTP/1.1")
                 return ResponseHead(status, body, length, parts[::3])
         return self._judge(method, head)

@@ -40,6 +40,7 @@ def exchange(**differs: Any) -> Any:
         "word": pack(7, GREEN),
         "server": SimpleNamespace(id="g1"),
         "attempts": 2,
+        "upstream": object(),
         "was_reused": True,
         "request_id": b"id-1",
     }
