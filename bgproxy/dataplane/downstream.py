@@ -400,7 +400,8 @@ class Downstream(asyncio.Protocol):
             # resume_writing goes on: answers are not piled up for a client that does not read
             self._pause_reading()
         else:
-            self.deadline = self._plane.deadlines.now + self._plane.keep_alive_ns
+            plane = self._plane
+            self.deadline = plane.deadlines.now + plane.keep_alive_ns
             if self._buffer or self._eof:
                 self._plane.loop.call_soon(self._next_request)
             elif self._reading_paused:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from bgproxy.core import failure as failures
 from bgproxy.wire.framing import CHUNKED, ChunkedDecoder
-from bgproxy.wire.response import BadResponse, ResponseHead
+from bgproxy.wire.response import BadResponse, ReadResponse, ResponseHead
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.exchange import Exchange
@@ -151,31 +151,37 @@ class UpstreamConnection(asyncio.Protocol):
         if self._reading:
             self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
             self._read_body(exchange, data)
-        else:
-            self._read_head(exchange, data)
-
-    def _read_head(self, exchange: Exchange, data: bytes) -> None:
+            return
         if self._held:
             data, self._held = self._held + data, b""
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
-            self._held = data
-            if len(data) > HEAD_BYTES or not data.startswith(b"HTTP/1."[: len(data)]):
-                self._bad(exchange, "the response head is too long, or not HTTP/1.1")
+            self._await_rest_of_head(exchange, data)
             return
         response = self._plane.responses.read(data[:end], data, exchange.request.method)
-        if type(response) is ResponseHead and response.body == len(data) - end and end <= HEAD_BYTES:
+        if (  # plain and whole, to a request that is done: nearly always so
+            type(response) is ResponseHead
+            and response.body == len(data) - end
+            and end <= HEAD_BYTES
+            and exchange.client.request_done
+        ):
             self._interims = 0
-            if exchange.client.request_done:  # plain and whole: the common case
-                self.exchange = None
-                if self._paused:
-                    self.resume_reading()
-                self.server.release(self)
-                exchange.answer_with(response, data[end:])
-            else:
-                exchange.respond(response, data[end:])
-                self._end_response(exchange, clean=False)
-        elif isinstance(response, BadResponse):
+            self.exchange = None
+            if self._paused:
+                self.resume_reading()
+            self.server.release(self)
+            exchange.answer_with(response, data[end:])
+        else:
+            self._begin_response(exchange, response, data, end)
+
+    def _await_rest_of_head(self, exchange: Exchange, data: bytes) -> None:
+        self._held = data
+        if len(data) > HEAD_BYTES or not data.startswith(b"HTTP/1."[: len(data)]):
+            self._bad(exchange, "the response head is too long, or not HTTP/1.1")
+
+    def _begin_response(self, exchange: Exchange, response: ReadResponse, data: bytes, end: int) -> None:
+        """A response of any kind, or what is none."""
+        if isinstance(response, BadResponse):
             self._bad(exchange, response.detail)
         elif end > HEAD_BYTES:
             self._bad(exchange, "the response head is too long")
@@ -216,7 +222,7 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             exchange.interim(response)
             if rest and self.exchange is not None:
-                self._read_head(exchange, rest)
+                self.handle(rest)
 
     def _read_length(self, exchange: Exchange, data: bytes) -> None:
         left = self._left - len(data)
