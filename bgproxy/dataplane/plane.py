@@ -35,6 +35,52 @@ def _ns(seconds: float) -> int:
 class DataPlane:
     """One per worker. Attributes are public for the connections, which read them once per request."""
 
+    # Slots, because there are more attributes than CPython shares keys for, and a request reads twenty of them.
+    __slots__ = (
+        "_exposed_lines",
+        "_exposed_word",
+        "_id_block",
+        "_id_blocks",
+        "_id_line",
+        "_id_prefix",
+        "_ids",
+        "_new_id_line",
+        "_tasks",
+        "_trusted",
+        "access_log",
+        "board",
+        "body_idle_ns",
+        "cells",
+        "client_body_ns",
+        "clients",
+        "clock",
+        "deadlines",
+        "drained",
+        "draining",
+        "exposes",
+        "head_bytes",
+        "header_ns",
+        "http_date",
+        "keep_alive_ns",
+        "live",
+        "loop",
+        "pipeline",
+        "pools",
+        "report",
+        "requests",
+        "resolver",
+        "response_bytes",
+        "response_ns",
+        "responses",
+        "settings",
+        "stream_idle_ns",
+        "table",
+        "tunnels",
+        "turn",
+        "upstream_idle_ns",
+        "write_idle_ns",
+    )
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, segment: Segment, number: int, report: Callable[[ToSupervisor], None]
     ) -> None:
