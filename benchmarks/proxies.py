@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import urllib.request
@@ -148,13 +147,23 @@ backend pool
         yield Proxy("haproxy", version, port, (process.pid,))
 
 
+def bgproxy(directory: Path, core: int, target: Target) -> AbstractContextManager[Proxy]:
+    """On the interpreter that runs this benchmark."""
+    return _bgproxy("bgproxy", sys.executable, directory, core, target)
+
+
+def bgproxy_debian(directory: Path, core: int, target: Target) -> AbstractContextManager[Proxy]:
+    """On the distribution's own interpreter, which like its nginx and HAProxy is compiled with optimisation."""
+    return _bgproxy("bgproxy-debian", rig.distribution_python(), directory, core, target)
+
+
 @contextmanager
-def bgproxy(directory: Path, core: int, target: Target) -> Iterator[Proxy]:
+def _bgproxy(name: str, python: str, directory: Path, core: int, target: Target) -> Iterator[Proxy]:
     """The whole thing: supervisor, health checks, admin, one worker. Only the worker forwards, only it is counted."""
-    directory = directory / "bgproxy"
+    directory = directory / name
     directory.mkdir()
     state, log = directory / "state", directory / "log"
-    command = [sys.executable, "-m", "bgproxy", "run", "--workers", "1", "--state-dir", str(state)]
+    command = [python, "-m", "bgproxy", "run", "--workers", "1", "--state-dir", str(state)]
     command += ["--blue", f"127.0.0.1:{target.blue}", "--green", f"127.0.0.1:{target.green}"]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     with rig.running(rig.pinned(core, command), log) as supervisor:
@@ -163,7 +172,7 @@ def bgproxy(directory: Path, core: int, target: Target) -> Iterator[Proxy]:
         found = json.loads(addresses.read_text())
         port = int(found["listen"][0].rpartition(":")[2])
         rig.wait_until(lambda: _forwards(port), supervisor, log, "bgproxy")
-        yield Proxy("bgproxy", _bgproxy_version(), port, _bgproxy_workers(supervisor.pid))
+        yield Proxy(name, _bgproxy_version(python), port, _bgproxy_workers(supervisor.pid))
 
 
 def _forwards(port: int) -> bool:
@@ -185,19 +194,21 @@ def _bgproxy_workers(supervisor: int) -> tuple[int, ...]:
     return tuple(workers)
 
 
-def _bgproxy_version() -> str:
+def _bgproxy_version(python: str) -> str:
+    show = "import bgproxy, platform; print(bgproxy.__version__, f'(Python {platform.python_version()})')"
     done = subprocess.run(
-        [sys.executable, "-c", "import bgproxy; print(bgproxy.__version__)"],
+        [python, "-c", show],
         capture_output=True,
         text=True,
         check=True,
         cwd=rig.ROOT,
     )
-    return f"{done.stdout.strip()} (Python {platform.python_version()})"
+    return done.stdout.strip()
 
 
 PEERS: dict[str, Callable[[Path, int, Any], AbstractContextManager[Proxy]]] = {
     "nginx": nginx,
     "haproxy": haproxy,
     "bgproxy": bgproxy,
+    "bgproxy-debian": bgproxy_debian,
 }

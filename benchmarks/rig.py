@@ -43,8 +43,12 @@ def tool(name: str) -> str:
 def ensure_installed(names: Sequence[str]) -> None:
     """Install what is missing from the distribution's packages; RigError where that is not possible."""
     missing = [name for name in names if shutil.which(name, path=_SYSTEM_PATH) is None]
-    if not missing:
-        return
+    if missing:
+        install(*missing)
+
+
+def install(*missing: str) -> None:
+    """From the distribution's packages, as root or with sudo."""
     if shutil.which("apt-get") is None:
         raise RigError(f"{', '.join(missing)} missing and there is no apt-get here: install them and run again")
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
@@ -56,6 +60,28 @@ def ensure_installed(names: Sequence[str]) -> None:
         done = subprocess.run([*as_root, *environment, *step], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RigError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")
+
+
+def distribution_python() -> str:
+    """The distribution's python3 in an environment of its own beside this file, with the project in it."""
+    system = Path("/usr/bin/python3")
+    if not system.exists():
+        raise RigError(
+            "/usr/bin/python3 does not exist here: leave bgproxy-debian out with --peers nginx,haproxy,bgproxy"
+        )
+    environment = ROOT / "benchmarks" / ".venv-distribution"
+    python = environment / "bin" / "python"
+    if subprocess.run([str(system), "-c", "import ensurepip"], capture_output=True, check=False).returncode:
+        install("python3-venv")
+    say(f"an environment for {system} in {environment.relative_to(ROOT)}")
+    for step in (
+        [str(system), "-m", "venv", str(environment)],
+        [str(python), "-m", "pip", "install", "-q", "-e", str(ROOT)],
+    ):
+        done = subprocess.run(step, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RigError(f"{' '.join(step)} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
+    return str(python)
 
 
 def say(text: str) -> None:
