@@ -416,7 +416,7 @@ class Downstream(asyncio.Protocol):
         self._resume_reading()
         if self._buffer:
             buffer, self._buffer = self._buffer, b""
-            self.handle(buffer)
+            self._turn.put(self, buffer)
 
     def refuse(self, refusal: Refusal, *, request_head: bytes = b"") -> None:
         """Answer ourselves and read no further request here."""

@@ -83,7 +83,7 @@ class Exchange:
         self._plane = plane
         self.client = client
         self.request = request
-        self.started = plane.clock()
+        self.started = plane.turn.now  # when what has come in this turn began to be handled
         self.is_over = False
         self.upstream: UpstreamConnection | None = None
         self.server: Server | None = None
@@ -269,8 +269,11 @@ class Exchange:
         if not turn.outbox:
             turn.is_due()
         turn.outbox.append((client.send, data))
-        self._finish(OK)
+        turn.finished.append(self)
         client.exchange_over(close=False)
+
+    def count(self) -> None:
+        self._finish(OK)
 
     def relay(self, data: bytes) -> None:
         self.relay_pieces([data])

@@ -10,6 +10,7 @@ Only heads and whole small responses go this way. Bodies are handled as they com
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -22,6 +23,11 @@ class Handler(Protocol):
         """What `data_received` would have done."""
 
 
+class Countable(Protocol):
+    def count(self) -> None:
+        """Counters, the histogram, the log: when the answer is on its way."""
+
+
 class Turn:
     """What has come and waits to be handled, and what waits to be written.
 
@@ -29,12 +35,14 @@ class Turn:
     handler is in the inbox while its `waiting` is set.
     """
 
-    __slots__ = ("_is_asked_for", "_loop", "inbox", "outbox")
+    __slots__ = ("_is_asked_for", "_loop", "finished", "inbox", "now", "outbox")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._is_asked_for = False  # run() will be called, or is running
+        self.now = time.monotonic_ns()
         self.inbox: list[Handler] = []
+        self.finished: list[Countable] = []
         self.outbox: list[tuple[Callable[[bytes], None], bytes]] = []
 
     def is_due(self) -> None:
@@ -68,6 +76,7 @@ class Turn:
     def run(self) -> None:
         """Handle everything that waits, then write."""
         self._is_asked_for = True
+        self.now = time.monotonic_ns()
         inbox, self.inbox = self.inbox, []
         for handler in inbox:
             data = handler.waiting
@@ -78,6 +87,9 @@ class Turn:
                 except Exception as error:  # a bug of ours: one connection pays for it, not all that wait
                     self._report(handler, error)
         self.flush()
+        finished, self.finished = self.finished, []
+        for exchange in finished:
+            exchange.count()
         self._is_asked_for = False
 
     def handle_now(self, handler: Handler) -> None:
