@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bgproxy.core import failure as failures
 from bgproxy.core.failure import Failure
-from bgproxy.core.retry import IDEMPOTENT, may_send_again, may_try_another_upstream
+from bgproxy.core.retry import may_send_again, may_try_another_upstream
 from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.shm import worker_slot as slot
 from bgproxy.wire import encode, hop_by_hop, upgrade
@@ -134,11 +134,6 @@ class Exchange:
         else:
             connection.deadline = 0  # runs from the end of the upload
             self.client.resume_body()
-
-    @property
-    def is_replayable(self) -> bool:
-        """May it be sent twice? RFC 9110 9.2.2."""
-        return self.request.method in IDEMPOTENT and self.request.body == 0
 
     @property
     def request_id(self) -> bytes:

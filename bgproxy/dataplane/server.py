@@ -12,6 +12,7 @@ from bgproxy.core import failure as failures
 from bgproxy.core.failure import Failure
 from bgproxy.core.messages import Ejected
 from bgproxy.core.model import Upstream
+from bgproxy.core.retry import IDEMPOTENT
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
 
@@ -67,12 +68,12 @@ class Server:
         """A parked connection; None where the exchange will be given a new one, or the next that comes free."""
         self.in_flight += 1
         self.requests += 1
-        parked = self.parked
+        parked, request = self.parked, exchange.request
         while parked:
             connection = parked.pop()  # the one used last: the others may so grow idle and be closed
             # The peer's FIN may be in our receive queue, unread. Only worth a system call where sending again is no way
             # out: an idempotent request without a body is simply sent again.
-            if exchange.is_replayable or not _has_something_to_read(connection):
+            if (request.body == 0 and request.method in IDEMPOTENT) or not _has_something_to_read(connection):
                 self.reuses += 1
                 return connection
             connection.close()

@@ -36,6 +36,10 @@ def special_fields(names: Iterable[str], prefixes: Iterable[str] = ()) -> re.Pat
     return re.compile(rf"\r\n(?=[{first}][{second}])({_spell(tree)}):[ \t]*([^\r]*)".encode(), re.IGNORECASE)
 
 
+# Where names and the pieces between fields stand in a split head. Constants: a slice costs 30 ns to build.
+NAMES = slice(1, None, 3)
+PIECES = slice(0, None, 3)
+
 Shape: TypeAlias = tuple[int, ...]
 
 

@@ -13,7 +13,17 @@ from typing import TypeAlias
 from httptools import HttpParserError
 
 from bgproxy.wire import forwarded, hop_by_hop, upgrade
-from bgproxy.wire.fields import KEEP_ALIVE_SPELLINGS, collect, is_token, members, shapes, special_fields, without
+from bgproxy.wire.fields import (
+    KEEP_ALIVE_SPELLINGS,
+    NAMES,
+    PIECES,
+    collect,
+    is_token,
+    members,
+    shapes,
+    special_fields,
+    without,
+)
 from bgproxy.wire.framing import AMBIGUOUS, UNSUPPORTED_CODING, request_body
 from bgproxy.wire.parser import request_grammar
 
@@ -109,7 +119,7 @@ class RequestReader:
     def read(self, head: bytes) -> ReadRequest:
         """`head` ends with its empty line."""
         parts: list[bytes] = self._split(head)
-        shape = self._shapes.get(tuple(parts[1::3]))
+        shape = self._shapes.get(tuple(parts[NAMES]))
         line = _plain_line(parts[0])
         if shape is not None and line is not None and (len(head) < self._surely_small or self._is_small(head, line[2])):
             host_at, connection_at, id_at = shape
@@ -121,7 +131,7 @@ class RequestReader:
                     self._grammar.restart()
                     return _why_invalid(head)
                 method, target = line.groups()
-                return RequestHead(method, target, host, parts[id_at] if id_at else b"", parts[::3])
+                return RequestHead(method, target, host, parts[id_at] if id_at else b"", parts[PIECES])
         return self._judge(head)
 
     def _is_small(self, head: bytes, target: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from httptools import HttpParserError
 
 from bgproxy.wire import hop_by_hop
-from bgproxy.wire.fields import KEEP_ALIVE_SPELLINGS, collect, members, shapes, special_fields, without
+from bgproxy.wire.fields import KEEP_ALIVE_SPELLINGS, NAMES, PIECES, collect, members, shapes, special_fields, without
 from bgproxy.wire.framing import AMBIGUOUS, UNTIL_CLOSE, response_body
 from bgproxy.wire.parser import response_grammar
 
@@ -83,10 +83,13 @@ class ResponseReader:
     def read(self, head: bytes, data: bytes, method: bytes) -> ReadResponse:
         """`head` ends with its empty line; `data` is what came, from the head on; `method` is that of the request."""
         parts: list[bytes] = _split(head)
-        shape = _SHAPES.get(tuple(parts[1::3]))
+        shape = _SHAPES.get(tuple(parts[NAMES]))
         if shape is not None:
             length_at, connection_at, _ = shape
-            status = _PLAIN_STATUS_LINES.get(parts[0].partition(b"\r\n")[0], 0)
+            if parts[0][:17] == b"HTTP/1.1 200 OK\r\n":
+                status = 200
+            else:
+                status = _PLAIN_STATUS_LINES.get(parts[0].partition(b"\r\n")[0], 0)
             length = parts[length_at]
             if (
                 status
@@ -104,7 +107,7 @@ class ResponseReader:
                         return BadResponse("the response head is not valid HTTP/1.1")
                 elif not self._grammar.is_head(head):
                     return BadResponse("the response head is not valid HTTP/1.1")
-                return ResponseHead(status, body, length, parts[::3])
+                return ResponseHead(status, body, length, parts[PIECES])
         return self._judge(method, head)
 
     def _judge(self, method: bytes, head: bytes) -> ReadResponse:
