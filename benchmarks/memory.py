@@ -146,7 +146,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--connections", type=int, default=5000, help="idle connections (default 5000)")
     parser.add_argument("--size-mib", type=int, default=1024, help="size of the bodies in MiB (default 1024)")
-    parser.add_argument("--peers", default=",".join(proxies.PEERS), help="whose idle connections, comma-separated")
+    parser.add_argument("--peers", default="nginx,haproxy,bgproxy", help="whose idle connections, comma-separated")
     options = parser.parse_args(arguments)
     options.peers = options.peers.split(",")
     unknown = [peer for peer in options.peers if peer not in proxies.PEERS]
@@ -158,7 +158,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    rig.ensure_installed(sorted({"nginx", *(peer for peer in options.peers if peer != "bgproxy")}))
+    rig.ensure_installed(sorted({"nginx", *(peer for peer in options.peers if not peer.startswith("bgproxy"))}))
     rig.raise_file_limit(options.connections * 2 + 1000)
     rows: list[Row] = []
     with rig.workspace() as first, rig.workspace() as second:

@@ -6,6 +6,7 @@ log.info("cut_over", colour="green", epoch=8)
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
@@ -32,9 +33,24 @@ def set_up(level: str = "info", format: str = "auto", stream: TextIO | None = No
             render_text if as_text else render_json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: _Lines(stream),
         cache_logger_on_first_use=False,  # loggers made at import time follow the configuration that comes later
     )
+
+
+class _Lines:
+    """Writes lines. One that nobody can be told (the reader has left, the disk is full) is lost: to say something may
+    never stop what is being done."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = msg
 
 
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -43,15 +43,22 @@ if TYPE_CHECKING:
 ADDRESSES_FILE = "addresses.json"
 WORKERS_READY_BOUND_S = 30.0
 FIRST_VERDICTS_BOUND_S = 3.0
+RECORD_BOUND_S = 2.0  # a disk that hangs must not keep a worker from serving
 ORPHAN_GRACE_S = 2.0  # beyond the shutdown timeout that a worker keeps itself
 
 
-def run(config: Config, *, ready: Callable[[Mapping[str, Any]], None] = lambda _: None) -> int:
+def run(
+    config: Config,
+    *,
+    ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
+    command: Sequence[str] = COMMAND,
+) -> int:
     """Serve until a signal; the exit code. BgproxyError where it cannot start. `ready` gets what addresses.json says:
-    listen (addresses with their real ports), admin (host:port or ""), socket (path or ""), pid."""
+    listen (addresses with their real ports), admin (host:port or ""), socket (path or ""), pid.
+    `command` starts a worker."""
     log.set_up(config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(config, ready=ready))
+        return runner.run(serve(config, ready=ready, command=command))
 
 
 async def serve(
@@ -60,7 +67,7 @@ async def serve(
     ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
     command: Sequence[str] = COMMAND,
 ) -> int:
-    """`run` on the running loop. `command` starts a worker."""
+    """`run` on the running loop."""
     code = EXIT_OK
     async with AsyncExitStack() as stack:
         patience = Patience(stack)
@@ -153,13 +160,16 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     listeners = Listeners.open(config.server.listen, config.server.workers, held_by_orphans=orphans.listen)
     stack.callback(listeners.close)
 
-    def record() -> None:
-        _record_workers(store, config, listeners, workers, orphans)
+    def write() -> asyncio.Task[None]:
+        return _record_workers(store, config, listeners, workers, orphans)
+
+    async def record() -> None:
+        await asyncio.wait((write(),), timeout=RECORD_BOUND_S)
 
     workers = Workers(
-        segment, listeners, config.worker_settings(), config.pools, emit=events.emit, changed=record, command=command
+        segment, listeners, config.worker_settings(), config.pools, emit=events.emit, record=record, command=command
     )
-    orphans.changed = record
+    orphans.changed = write
     checklist = Checklist(
         segment,
         workers,
@@ -192,8 +202,8 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     )
     stack.push_async_callback(admin.close)
 
-    stack.push_async_callback(workers.drain, 0.0)
     stack.callback(_forget_workers, directory, orphans)
+    stack.push_async_callback(workers.drain, 0.0)
     stack.callback((directory / ADDRESSES_FILE).unlink, missing_ok=True)
     await _first_verdicts(prober, patience, events)
     await workers.start()
@@ -251,13 +261,14 @@ def _control(
 
 def _record_workers(
     store: StateStore, config: Config, listeners: Listeners, workers: Workers, orphans: Orphans
-) -> None:
+) -> asyncio.Task[None]:
     """So that the next supervisor finds them, should this one be killed. Written in the background, in order."""
     own = [recorded for worker in workers.living() if (recorded := describe(worker.pid, worker.argv))]
     listen = {*listeners.addresses, *map(str, config.server.listen), *orphans.listen}
     record = Record((*own, *orphans.living()), tuple(sorted(listen)))
     task = asyncio.ensure_future(store.in_thread(lambda: write_record(config.state.dir, record)))
     task.add_done_callback(_recorded)
+    return task
 
 
 def _recorded(task: asyncio.Task[None]) -> None:

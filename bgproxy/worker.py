@@ -2,7 +2,8 @@
 
     python -m bgproxy.worker --slot N --segment-fd F --control-fd F --listen-fds F,F
 
-It outlives its supervisor: when the control socket closes, it goes on forwarding on the last word.
+It outlives its supervisor: when the control socket closes, it goes on forwarding on the last word. It leaves where it
+was not configured yet (then nobody knows of it), or was started with --end-with-supervisor.
 """
 
 from __future__ import annotations
@@ -43,8 +44,15 @@ class Worker:
     """Owns the plane and the listener, and answers the supervisor."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, segment: Segment, number: int, listen_fds: Sequence[int]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        segment: Segment,
+        number: int,
+        listen_fds: Sequence[int],
+        *,
+        end_with_supervisor: bool = False,
     ) -> None:
+        self._end_with_supervisor = end_with_supervisor
         self._segment = segment
         self._slot = segment.slots[number]
         self._listen_fds = listen_fds
@@ -63,6 +71,8 @@ class Worker:
 
     def disconnected(self) -> None:
         self._control = None
+        if self._end_with_supervisor or not self._ready:
+            self.leave()
 
     def _say(self, message: ToSupervisor) -> None:
         if self._control is not None:
@@ -146,7 +156,13 @@ def tune_allocator() -> None:
 async def _serve(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     segment = Segment.attach(arguments.segment_fd)
-    worker = Worker(loop, segment, arguments.slot, arguments.listen_fds)
+    worker = Worker(
+        loop,
+        segment,
+        arguments.slot,
+        arguments.listen_fds,
+        end_with_supervisor=arguments.end_with_supervisor,
+    )
     loop.add_signal_handler(signal.SIGTERM, worker.leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches us too; the supervisor decides
     control = socket.socket(fileno=arguments.control_fd)
@@ -166,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--segment-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fds", type=_descriptors, required=True)
+    parser.add_argument("--end-with-supervisor", action="store_true")
     arguments = parser.parse_args(argv)
     tune_allocator()
     # A request makes no cycles; the young generation need not be looked at every 700 objects.

@@ -62,6 +62,13 @@ def test_a_missed_bound_is_named_for_each_kind_of_request(compare):
     ]
 
 
+def test_the_distribution_s_interpreter_is_held_to_the_bound_where_it_runs(compare):
+    measured = samples(compare, nginx=[10.0], bgproxy=[14.0], **{"bgproxy-debian": [13.0]})
+    assert compare.missed(measured, KINDS, 1.35) == []
+    measured = samples(compare, nginx=[10.0], bgproxy=[13.0], **{"bgproxy-debian": [14.0]})
+    assert [sentence.split()[1] for sentence in compare.missed(measured, KINDS, 1.35)] == ["bgproxy-debian"] * 2
+
+
 def test_a_held_bound_says_nothing(compare):
     assert compare.missed(samples(compare, nginx=[10.0], bgproxy=[13.5]), KINDS, 1.35) == []
 

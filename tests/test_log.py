@@ -106,3 +106,17 @@ def test_a_logger_made_before_the_set_up_follows_it():
     out = written()
     early.info("later")
     assert json.loads(out.getvalue())["event"] == "later"
+
+
+class Broken(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_reader_that_has_left_stops_nobody():
+    log.set_up("info", "json", Broken())
+    structlog.get_logger().warning("worker_died", worker=0)
+    closed = io.StringIO()
+    closed.close()
+    log.set_up("info", "json", closed)
+    structlog.get_logger().info("ready")

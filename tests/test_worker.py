@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from bgproxy.core.messages import Drain, Drained, Published, Seen
 from bgproxy.core.model import BLUE, GREEN, Pool
-from bgproxy.core.settings import WorkerSettings
+from bgproxy.core.settings import AccessLogSettings, WorkerSettings
 from bgproxy.shm import worker_slot as slot
 from bgproxy.worker import main
 from tests.support.plane import Plane, WorkerProcess, eventually, settings
@@ -22,6 +23,7 @@ from tests.support.raw_upstream import silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.support.raw_upstream import Conversation
 
@@ -102,6 +104,11 @@ def _help() -> str:
     return subprocess.run(
         [sys.executable, "-m", "bgproxy.worker", "--help"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
+
+
+def test_a_worker_that_nobody_configured_leaves_with_its_supervisor(worker: WorkerProcess) -> None:
+    worker.control.shutdown(socket.SHUT_RDWR)
+    assert worker.process.wait(PATIENCE_S) == 0
 
 
 # --- the word ---------------------------------------------------------------------------------------------------------
@@ -231,6 +238,25 @@ def test_what_is_not_finished_in_time_is_cut_and_reported(
     assert tunnelled.is_ended()
     assert plane.worker.process.wait(PATIENCE_S) == 0
     assert not any(plane.worker.cells[gauge] for gauge in (slot.IN_FLIGHT, slot.TUNNELS))
+
+
+def test_a_tunnel_that_is_cut_is_logged(plane: Plane, tmp_path: Path) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(SWITCHING)
+        conversation.rest()
+
+    log = tmp_path / "access.log"
+    plane.configure(settings(access_log=AccessLogSettings(format="json", file=str(log))))
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request("GET", "/ws", "Connection: upgrade", "Upgrade: websocket"))
+    assert client.answer().status == 101
+    plane.worker.tell(Drain(0.2))
+    assert plane.worker.hear(Drained).cut_streams == 1
+    assert plane.worker.process.wait(PATIENCE_S) == 0
+    (record,) = map(json.loads, log.read_text().splitlines())
+    assert (record["path"], record["status"], record["termination"]) == ("/ws", 101, "drained")
 
 
 def test_a_leaving_worker_leaves_the_accept_queue_to_its_replacement(plane: Plane) -> None:

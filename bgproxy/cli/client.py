@@ -97,7 +97,7 @@ class AdminClient:
             connection = _connection(target)
             try:
                 connection.connect()
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # a name that cannot be one, like a..b, is a UnicodeError
                 connection.close()
                 failures.append(f"{target} ({_reason(error)})")
                 continue
@@ -151,14 +151,14 @@ def _prefixed(scheme: str, value: object) -> str:
 def _connection(target: str) -> http.client.HTTPConnection:
     if target.startswith("unix:"):
         return _UnixConnection(target.removeprefix("unix:"), CONNECT_TIMEOUT_S)
-    parts = urlsplit(target if "://" in target else f"http://{target}")
     try:
-        port = parts.port
+        parts = urlsplit(target if "://" in target else f"http://{target}")
+        scheme, host, port, path = parts.scheme, parts.hostname, parts.port, parts.path
     except ValueError:
-        port = None
-    if parts.scheme != "http" or not parts.hostname or port is None or parts.path.strip("/"):
+        scheme, host, port, path = "", None, None, ""
+    if scheme != "http" or not host or port is None or path.strip("/"):
         raise UsageProblem(f"--admin {target!r} is not usable: expected http://HOST:PORT or unix:/PATH")
-    return http.client.HTTPConnection(parts.hostname, port, timeout=CONNECT_TIMEOUT_S)
+    return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
 
 
 def _document(raw: bytes, target: str) -> Any:

@@ -76,7 +76,7 @@ class Orphans:
         self._orphans = list(orphans)
         self._emit = emit
         self.listen = frozenset(listen) if self._orphans else frozenset()
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[], object] = lambda: None
 
     @classmethod
     def find(cls, directory: Path, *, emit: Emit) -> Orphans:

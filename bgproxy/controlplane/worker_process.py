@@ -20,9 +20,13 @@ from bgproxy.core import messages
 from bgproxy.core.messages import Drained, Ejected, Ready, Seen, TableAccepted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from bgproxy.core.messages import Configure, ToWorker
+
+
+async def nothing() -> None:
+    pass
 
 
 class WorkerProcess(asyncio.Protocol):
@@ -55,9 +59,15 @@ class WorkerProcess(asyncio.Protocol):
         self._process: subprocess.Popen[bytes] | None = None
 
     async def spawn(
-        self, command: Sequence[str], *, segment_fd: int, listen_fds: Sequence[int], configure: Configure
+        self,
+        command: Sequence[str],
+        *,
+        segment_fd: int,
+        listen_fds: Sequence[int],
+        configure: Configure,
+        recorded: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
-        """OSError where the system has no process to give."""
+        """OSError where the system has no process to give. `recorded` tells a successor of it before it serves."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -79,10 +89,18 @@ class WorkerProcess(asyncio.Protocol):
                 raise
         self.pid = self._process.pid
         self.spawned_at = time.monotonic()
-        self._pidfd = os.pidfd_open(self.pid)
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:  # no descriptor left: a process that cannot be watched must not stay
+            ours.close()
+            self._process.kill()
+            self._process.wait()
+            raise
         loop.add_reader(self._pidfd, self._ended)
         ours.setblocking(False)
         await loop.create_unix_connection(lambda: self, sock=ours)
+        # A worker that has no configuration yet ends with us; one that has it serves on, so somebody must know of it.
+        await recorded()
         if not self.dead:
             self.send(configure)
             self.configured = True

@@ -16,14 +16,14 @@ import msgspec
 from bgproxy.controlplane.bell import Bell
 from bgproxy.controlplane.ejections import Ejections
 from bgproxy.controlplane.heartbeats import Heartbeats
-from bgproxy.controlplane.worker_process import WorkerProcess
+from bgproxy.controlplane.worker_process import WorkerProcess, nothing
 from bgproxy.core.gates import WorkerView
 from bgproxy.core.messages import Configure, Drain, Published
 from bgproxy.core.model import COLOURS
 from bgproxy.shm import worker_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from bgproxy.controlplane.events import Emit
     from bgproxy.controlplane.listeners import Listeners
@@ -69,14 +69,14 @@ class Workers:
         table: PoolTable,
         *,
         emit: Emit,
-        changed: Callable[[], None] = lambda: None,
+        record: Callable[[], Awaitable[None]] = nothing,
         command: Sequence[str] = COMMAND,
         heartbeat_bound_s: float = 10.0,
         start_bound_s: float = 30.0,
     ) -> None:
         self._segment, self._listeners, self._emit, self._command = segment, listeners, emit, command
         self._configure = Configure(settings, table)
-        self._membership_changed = changed
+        self._record = record
         self._heartbeats = Heartbeats(
             segment, self.living, self._put_down, heartbeat_bound_s=heartbeat_bound_s, start_bound_s=start_bound_s
         )
@@ -183,6 +183,7 @@ class Workers:
                 segment_fd=self._segment.fd,
                 listen_fds=self._listeners.fds(slot.number),
                 configure=self._configure,
+                recorded=self._record,
             )
         except OSError as error:
             slot.worker = None
@@ -192,7 +193,6 @@ class Workers:
             return
         slot.since = time.monotonic()
         self._emit("worker_started", worker=slot.number, pid=worker.pid)
-        self._membership_changed()
 
     def _gone(self, worker: WorkerProcess) -> None:
         slot = self._slots[worker.number]

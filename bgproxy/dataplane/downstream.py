@@ -113,8 +113,11 @@ class Downstream(asyncio.Protocol):
         self._eof = True
         exchange = self.exchange
         if exchange is None:
+            self._turn.flush()  # an answer may wait there, and is not written behind the close
             return b"\r\n\r\n" in self._buffer  # a whole request that waits for its turn is still answered
         if not self.request_done:
+            if self._buffer and exchange.upstream is None:
+                return True  # perhaps all of the body waits there: seen when it is sent on
             self.exchange = None
             exchange.client_gone()  # the body will never be complete, and must not look as if it were
             return False
@@ -132,6 +135,7 @@ class Downstream(asyncio.Protocol):
         self._turn.flush()
         self.closing = True
         self.deadline = self._plane.deadlines.now + self._plane.write_idle_ns
+        self._write_left = self.transport.get_write_buffer_size()
         self.transport.close()
 
     def cut(self, *, reset: bool) -> None:
@@ -291,7 +295,7 @@ class Downstream(asyncio.Protocol):
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
         exchange.begin()
         if self.exchange is exchange and exchange.upstream is None:
-            self._pause_reading()  # no connection yet: what came waits in the buffer, the rest in the kernel
+            self.pause_body()  # no connection yet: what came waits in the buffer, the rest in the kernel
 
     def pause_body(self) -> None:
         """The upstream does not keep up."""
@@ -306,6 +310,11 @@ class Downstream(asyncio.Protocol):
         self._resume_reading()
         if self._buffer:
             self._read_body()
+        exchange = self.exchange
+        if self._eof and not self.request_done and exchange is not None:
+            self.exchange = None
+            exchange.client_gone()  # the body came short
+            self.transport.abort()
 
     def _read_body(self) -> None:
         exchange = self.exchange
@@ -349,7 +358,7 @@ class Downstream(asyncio.Protocol):
     def _end_body(self, exchange: Exchange) -> None:
         self.request_done = True
         self._decoder = None
-        self.deadline = 0
+        self.deadline = self._plane.deadlines.now + HALF_CLOSED_NS if self._eof else 0
         exchange.end_body()
         if self._buffer:
             self._keep_pipelined(b"")
@@ -408,13 +417,13 @@ class Downstream(asyncio.Protocol):
                 self._resume_reading()
 
     def _next_request(self) -> None:
-        if self.exchange is not None or self.closing:
+        if self.exchange is not None or self.closing or self._writing_paused:
             return
-        if b"\r\n\r\n" not in self._buffer and self._eof:
+        if self.waiting is None and b"\r\n\r\n" not in self._buffer and self._eof:
             self.close()
             return
         self._resume_reading()
-        if self._buffer:
+        if self._buffer and self.waiting is None:  # what waits came behind the buffer: handled together, in this order
             buffer, self._buffer = self._buffer, b""
             self._turn.put(self, buffer)
 
@@ -440,7 +449,10 @@ class Downstream(asyncio.Protocol):
     def on_deadline(self, now: int) -> None:
         exchange = self.exchange
         if self.closing:
-            self.transport.abort()
+            if not self._takes_what_is_written(now):
+                self.transport.abort()
+        elif self.waiting is not None:
+            self.deadline = now  # it did come: handled first, and asked again in a round
         elif self._writing_paused:
             self._on_write_deadline(now)
         elif exchange is None:
@@ -451,19 +463,29 @@ class Downstream(asyncio.Protocol):
             self.transport.abort()
 
     def _on_write_deadline(self, now: int) -> None:
+        if not self._takes_what_is_written(now):
+            self._plane.cells[slot.rejected_cell("write_timeout")] += 1
+            self.transport.abort()
+
+    def _takes_what_is_written(self, now: int) -> bool:
+        """Slow, but reading: that gives it the write timeout once more."""
         left = self.transport.get_write_buffer_size()
-        if left < self._write_left:  # slow, but reading
-            self._write_left = left
-            self.deadline = now + self._plane.write_idle_ns
-            return
-        self._plane.cells[slot.rejected_cell("write_timeout")] += 1
-        self.transport.abort()
+        if left >= self._write_left:
+            return False
+        self._write_left = left
+        self.deadline = now + self._plane.write_idle_ns
+        return True
 
     def _on_idle_deadline(self) -> None:
         if self._buffer:
             self.refuse(Refusal(408, "header_timeout", "the request head did not arrive in time"))
         else:
             self.close()
+
+    @property
+    def is_slow(self) -> bool:
+        """It has not taken what was written: `resume_writing` will say when it has."""
+        return self._writing_paused
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and not self.transport.is_closing():

@@ -224,6 +224,7 @@ class DataPlane:
     async def drain(self, timeout_s: float) -> tuple[int, int]:
         """No further request; finish what is running. (requests, streams) that had to be cut at the deadline."""
         self.draining = True
+        await asyncio.sleep(0)  # what was accepted in this turn of the loop becomes a client first
         for client in tuple(self.clients):
             client.drain()
         for pool in self.pools:
@@ -235,7 +236,11 @@ class DataPlane:
                     await self.drained.wait()
             except TimeoutError:
                 pass
-        return self._cut_what_is_left()
+        left = self._cut_what_is_left()
+        await asyncio.sleep(0)  # a tunnel is counted and logged when its ends are lost
+        if self.access_log is not None:
+            self.access_log.close()
+        return left
 
     def _cut_what_is_left(self) -> tuple[int, int]:
         self._on_tick()
@@ -245,6 +250,4 @@ class DataPlane:
             tunnel.cut()
         for client in tuple(self.clients):
             client.abandon()
-        if self.access_log is not None:
-            self.access_log.close()
         return requests, streams

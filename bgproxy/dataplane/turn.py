@@ -86,16 +86,17 @@ class Turn:
                     handler.handle(data)
                 except Exception as error:  # a bug of ours: one connection pays for it, not all that wait
                     self._report(handler, error)
+        self._is_asked_for = False  # whatever happens from here on, the next turn comes
         self.flush()
         finished, self.finished = self.finished, []
         for exchange in finished:
             exchange.count()
-        self._is_asked_for = False
 
     def handle_now(self, handler: Handler) -> None:
         """Called also before an EOF or a close, which must not overtake what waits."""
         data, handler.waiting = handler.waiting, None
         if data is not None:
+            self.now = time.monotonic_ns()
             handler.handle(data)
 
     def flush(self) -> None:

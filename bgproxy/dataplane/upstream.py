@@ -119,13 +119,14 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = None
         self._reading = _HEAD
         self._interims = 0
+        exchange.response_complete(trailers)
+        # Only now: the last write to the client may still hold this connection back, whoever has it.
         if self._paused:
             self.resume_reading()
         if clean and self._keep_alive and exchange.client.request_done:
             self.server.release(self)
         else:
             self.transport.abort()
-        exchange.response_complete(trailers)
 
     # --- bytes from the upstream -------------------------------------------------------------------------------------
 
@@ -167,10 +168,10 @@ class UpstreamConnection(asyncio.Protocol):
         ):
             self._interims = 0
             self.exchange = None
+            exchange.answer_with(response, data[end:])
             if self._paused:
                 self.resume_reading()
             self.server.release(self)
-            exchange.answer_with(response, data[end:])
         else:
             self._begin_response(exchange, response, data, end)
 
@@ -193,6 +194,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _begin_body(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
         exchange.respond(response, b"")
+        if exchange.client.is_slow:  # with an earlier answer: it is not said again
+            self.pause_reading()
         body = response.body
         if body >= 0:
             self._reading, self._left = _LENGTH, body
@@ -258,7 +261,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_deadline(self, now: int) -> None:
         exchange = self.exchange
-        if exchange is None:
+        if self.waiting is not None:
+            self.deadline = now  # it did come: handled first, and asked again in a round
+        elif exchange is None:
             self.server.unpark(self)
             self.transport.abort()  # parked for long enough
         elif self._paused:
@@ -292,8 +297,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        self.deadline = 0
-        if self.exchange is not None:
+        if self.exchange is not None:  # a parked one keeps its end of parking
+            self.deadline = 0
             if self.exchange.client.request_done:
                 self.deadline = self._plane.deadlines.now + self._plane.response_ns
             self.exchange.client.resume_body()

@@ -87,7 +87,9 @@ def test_a_missing_token_file_is_a_usage_error(tmp_path):
         read_token(str(tmp_path / "gone"))
 
 
-@pytest.mark.parametrize("target", ["https://h:1", "http://h", "http://h:1/path", "ftp://h:1", "http://:1", "h:99999"])
+@pytest.mark.parametrize(
+    "target", ["https://h:1", "http://h", "http://h:1/path", "ftp://h:1", "http://:1", "h:99999", "[::1"]
+)
 def test_an_address_that_cannot_be_used_says_what_was_expected(target):
     with pytest.raises(UsageProblem, match="expected http://HOST:PORT or unix:/PATH"):
         AdminClient([target]).get("/status")
@@ -100,6 +102,11 @@ def test_an_admin_that_is_not_there_says_what_to_do(closed_port, tmp_path):
     assert f"unix:{tmp_path}/gone (no such file or directory)" in problem.value.detail
     assert f"http://127.0.0.1:{closed_port} (connection refused)" in problem.value.detail
     assert "--admin" in problem.value.hint
+
+
+def test_a_name_that_cannot_be_one_is_not_reached():
+    with pytest.raises(AdminUnreachable, match="no admin API can be reached"):
+        AdminClient([f"http://{'a' * 70}:80"]).get("/status")
 
 
 async def test_the_next_target_is_tried(api, closed_port):

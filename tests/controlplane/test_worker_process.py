@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 
 import pytest
 
@@ -94,4 +96,45 @@ async def test_a_process_that_ends_at_once_is_seen_dead_once(worker, heard):
     assert worker.has_seen(99)
     worker.kill()
     await asyncio.sleep(0)
+    segment.close()
+
+
+async def test_a_process_that_cannot_be_watched_does_not_stay(worker, heard, monkeypatch):
+    started: list[int] = []
+
+    def no_descriptor(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", no_descriptor)
+    with pytest.raises(OSError, match="Too many open files"):
+        await worker.spawn(
+            ("/bin/sh", "-c", "exec sleep 600"),
+            segment_fd=0,
+            listen_fds=(),
+            configure=Configure(WorkerSettings(), TABLE),
+        )
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+
+
+async def test_it_is_recorded_before_it_is_configured_and_so_before_it_serves(worker):
+    segment = Segment.create(1)
+    configured: list[bool] = []
+
+    async def recorded() -> None:
+        assert worker.pid
+        configured.append(worker.configured)
+
+    await worker.spawn(
+        ("/bin/sh", "-c", "exec sleep 600"),
+        segment_fd=segment.fd,
+        listen_fds=(),
+        configure=Configure(WorkerSettings(), TABLE),
+        recorded=recorded,
+    )
+    assert configured == [False]
+    assert worker.configured
+    worker.kill()
+    await eventually(lambda: worker.dead, "its end")
     segment.close()

@@ -399,6 +399,27 @@ def test_a_client_that_half_closes_and_is_never_answered_is_taken_for_gone(plane
     eventually(lambda: plane.answered("GET", 499) == 1, "the 499")
 
 
+def test_a_half_closed_client_whose_pipelined_body_comes_short_is_taken_for_gone(plane: Plane) -> None:
+    release = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        release.wait(10)
+        conversation.send(echo_target(asked))
+        conversation.request()
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request(target="/1") + b"POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nshort")
+    client.finish_sending()
+    eventually(lambda: plane.blue.requests, "the first request")
+    release.set()
+    assert client.answer().body == b"/1"
+    assert client.is_ended()
+    eventually(lambda: plane.answered("POST", 499) == 1, "the 499")
+    assert [asked.target for asked in plane.blue.requests] == ["/1"]
+
+
 def test_a_half_closed_client_that_leaves_an_incomplete_request_is_closed(plane: Plane) -> None:
     client = plane.client()
     client.send(request() + b"GET /half HT")
@@ -441,6 +462,7 @@ class FakeTransport:
         self.unwritten = 0
         self.get_write_buffer_size = lambda: self.unwritten
         self.is_closing = lambda: self.aborted
+        self.close = lambda: None
 
     def pause_reading(self) -> None:
         assert self.reading
@@ -501,3 +523,54 @@ def test_a_slow_reader_is_cut_only_once_it_takes_nothing_any_more(client: Downst
     client.on_deadline(2030)
     assert transport.is_closing()
     assert client._plane.cells[slot.rejected_cell("write_timeout")] == 1
+
+
+def test_what_has_just_come_stays_behind_what_was_pipelined_before(client: Downstream) -> None:
+    client._buffer, client.waiting = request(target="/1"), request(target="/2")
+    client._next_request()
+    assert (client._buffer, client.waiting) == (request(target="/1"), request(target="/2")), "joined when handled"
+
+
+def test_a_pipelined_request_waits_until_the_answer_before_it_is_taken(client: Downstream) -> None:
+    client._buffer = request()
+    client.exchange_over(close=False)
+    client.pause_writing()
+    client._next_request()
+    assert client.waiting is None
+    client.resume_writing()
+    assert client.waiting == request()
+
+
+def test_an_end_of_input_does_not_overtake_an_answer_that_waits_to_be_written(client: Downstream) -> None:
+    written: list[bytes] = []
+    client._turn.write(written.append, b"answer")
+    assert not client.eof_received()
+    assert written == [b"answer"], "before the connection is closed"
+
+
+def test_an_end_of_input_does_not_overtake_a_body_that_waits_for_a_connection(client: Downstream) -> None:
+    ended: list[bool] = []
+    client.exchange = SimpleNamespace(upstream=None, client_gone=lambda: ended.append(True))  # type: ignore[assignment]
+    client.request_done, client._buffer = False, b"body"
+    assert client.eof_received(), "the connection stays open for the answer"
+    assert not ended
+    client._buffer = b""
+    assert not client.eof_received()
+    assert ended
+
+
+def test_a_deadline_does_not_overtake_what_has_come(client: Downstream) -> None:
+    client.waiting = request()
+    client.on_deadline(2000)
+    assert (client.closing, client.deadline) == (False, 2000)
+
+
+def test_a_slow_reader_is_given_its_last_answer_before_it_is_left(client: Downstream) -> None:
+    transport = client.transport
+    transport.unwritten = 100  # type: ignore[attr-defined]
+    client.close()
+    transport.unwritten = 60  # type: ignore[attr-defined]
+    client.on_deadline(2000)
+    assert (client.deadline, transport.is_closing()) == (2030, False)
+    client.on_deadline(2030)
+    assert transport.is_closing()

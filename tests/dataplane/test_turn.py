@@ -123,3 +123,24 @@ def test_a_connection_that_was_closed_meanwhile_stops_no_other_write(
 def test_a_handler_has_nothing_to_handle_when_nothing_waits(turn: Turn, log: list[str]) -> None:
     turn.handle_now(FakeHandler(turn, "a", log))
     assert log == []
+
+
+def test_what_is_handled_before_its_turn_begins_now(turn: Turn, log: list[str]) -> None:
+    handler = FakeHandler(turn, "a", log)
+    handler.waiting = b"1"
+    turn.now = 0
+    turn.handle_now(handler)
+    assert turn.now > 0, "and not when the last turn was, however long ago"
+
+
+def test_a_bug_in_counting_does_not_stop_the_turns(turn: Turn, loop: FakeLoop, log: list[str]) -> None:
+    def count() -> None:
+        raise ValueError("a bug of ours")
+
+    turn.put(FakeHandler(turn, "a", log), b"1")
+    turn.finished.append(SimpleNamespace(count=count))
+    with pytest.raises(ValueError, match="a bug of ours"):
+        loop.turn()
+    turn.put(FakeHandler(turn, "a", log), b"2")
+    loop.turn()
+    assert log[2:] == ["a handles 2", "a sends 2"]

@@ -14,6 +14,7 @@ from bgproxy.core import failure as failures
 from bgproxy.dataplane.turn import Turn
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
+from bgproxy.wire.response import ResponseReader
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import Ended, chunked, request, response
 from tests.support.raw_upstream import answering, silent
@@ -338,6 +339,61 @@ def test_the_time_for_the_response_runs_from_the_end_of_the_upload(connection: U
     connection.pause_writing()
     connection.resume_writing()
     assert connection.deadline == 1000 + 60
+
+
+def test_a_deadline_does_not_overtake_a_response_that_has_come(connection: UpstreamConnection) -> None:
+    connection.waiting = response(200)
+    connection.on_deadline(5000)
+    assert (connection.deadline, connection.transport.is_closing()) == (5000, False)
+
+
+@pytest.mark.parametrize("sent", [response(200, b"hello", reason="OK"), CHUNKED_HEAD + chunked(b"hello")])
+def test_a_connection_that_the_last_write_to_the_client_held_back_is_read_again_before_it_is_parked(
+    connection: UpstreamConnection, sent: bytes
+) -> None:
+    paused_at_release: list[bool] = []
+
+    def hold_back(*_: object) -> None:
+        connection.pause_reading()
+
+    exchange = SimpleNamespace(
+        body_idle_ns=300,
+        request=SimpleNamespace(method=b"GET"),
+        client=SimpleNamespace(request_done=True, is_slow=False),
+        respond=lambda *_: None,
+        relay_pieces=lambda _: None,
+        answer_with=hold_back,
+        response_complete=hold_back,
+    )
+    connection.exchange = exchange  # type: ignore[assignment]
+    connection.server.release = lambda c: paused_at_release.append(c._paused)  # type: ignore[method-assign]
+    connection._plane.responses = ResponseReader()
+    connection.handle(sent)
+    assert paused_at_release == [False]
+
+
+def test_the_body_for_a_client_that_has_not_taken_an_earlier_answer_is_held_back(
+    connection: UpstreamConnection,
+) -> None:
+    exchange = SimpleNamespace(
+        body_idle_ns=300,
+        request=SimpleNamespace(method=b"GET"),
+        client=SimpleNamespace(request_done=True, is_slow=True),
+        respond=lambda *_: None,
+    )
+    connection.exchange = exchange  # type: ignore[assignment]
+    connection._plane.responses = ResponseReader()
+    connection.handle(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    assert connection._paused
+
+
+def test_a_parked_connection_that_takes_the_rest_of_an_upload_keeps_its_end_of_parking(
+    connection: UpstreamConnection,
+) -> None:
+    connection.exchange = None
+    connection.deadline = 4000
+    connection.resume_writing()
+    assert connection.deadline == 4000
 
 
 class FakeTransport:

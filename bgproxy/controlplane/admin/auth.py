@@ -68,10 +68,10 @@ class Gatekeeper:
         return await handler(request)
 
     def _tcp_caller(self, request: web.Request) -> Caller:
-        if _without_port(request.host) not in self._hosts:
+        if _without_port(_host(request)) not in self._hosts:
             raise HttpError(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                f"the Host {request.host!r} is not one of this admin API",
+                f"the Host {_host(request)!r} is not one of this admin API",
                 hint="add it to allowed_hosts in [admin] if it is meant to be",
             )
         if not self._tokens:
@@ -98,7 +98,7 @@ class Gatekeeper:
         """A page of another origin may send a request here through its reader's browser; it must not be obeyed."""
         origin = request.headers.get("Origin")
         site = request.headers.get("Sec-Fetch-Site", "none")
-        if (origin is not None and origin != f"http://{request.host}") or site not in ("none", "same-origin"):
+        if (origin is not None and origin != f"http://{_host(request)}") or site not in ("none", "same-origin"):
             raise HttpError(HTTPStatus.FORBIDDEN, "requests that come from a page of another origin are refused")
 
 
@@ -112,6 +112,11 @@ def unix_peer(request: web.Request) -> Caller | None:
         credentials = copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, uid, _ = struct.unpack("3i", credentials)
     return Caller(f"unix:uid={uid}", "admin")
+
+
+def _host(request: web.Request) -> str:
+    """As it was sent. aiohttp would ask the name server for our own name where it is missing, and block meanwhile."""
+    return request.headers.get("Host", "")
 
 
 def _without_port(host: str) -> str:

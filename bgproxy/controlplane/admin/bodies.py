@@ -74,6 +74,15 @@ def _colour(text: str) -> Colour:
         raise BadRequest(f"'to': {error}") from None
 
 
+def _text(value: str) -> str:
+    """JSON can name half of a character (\\ud800); neither the state file nor an answer could hold it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"'reason': character {error.start} is half of a surrogate pair") from None
+    return value
+
+
 def _order(
     kind: Literal["switch", "rollback"],
     to: Colour | None,
@@ -85,7 +94,7 @@ def _order(
         kind=kind,
         to=to,
         if_epoch=body.if_epoch,
-        reason=body.reason,
+        reason=_text(body.reason),
         by=by,
         wait=body.wait or wait,
         timeout_s=None if body.timeout is None else _seconds(body.timeout),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -79,6 +80,17 @@ async def test_forwarding_fields_are_nobody(guarded):
 async def test_a_host_that_is_not_ours_is_misdirected(api, control, host):
     reply = await api.ask("POST", "/switch", json={"to": "green"}, headers={"Host": host})
     assert (reply.status, reply.document["code"], control.orders) == (421, "misdirected_request", [])
+
+
+async def test_a_missing_host_is_not_ours_and_no_name_server_is_asked(api, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(socket, "getfqdn", lambda *_: asked.append("our own name") or "localhost")
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    writer.write(b"GET /status HTTP/1.0\r\n\r\n")
+    assert b" 421 " in await reader.readline()
+    assert asked == []
+    writer.close()
+    await writer.wait_closed()
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8081", "127.0.0.1:1", "[::1]:8081", "[::1]"])
