@@ -1,6 +1,7 @@
 """CPU microseconds per request: bgproxy beside nginx and HAProxy, on the same upstream in the same run.
 
-python benchmarks/compare.py [--rounds N] [--seconds S] [--only plain|browser] [--peers nginx,haproxy,bgproxy,bgproxy-debian]
+python benchmarks/compare.py [--rounds N] [--seconds S] [--only plain|browser]
+                             [--peers nginx,haproxy,bgproxy,bgproxy-debian]
 """
 
 from __future__ import annotations

@@ -51,11 +51,12 @@ def run(
     config: Config,
     *,
     ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
-    command: Sequence[str] = COMMAND,
+    workers_outlive: bool = True,
 ) -> int:
     """Serve until a signal; the exit code. BgproxyError where it cannot start. `ready` gets what addresses.json says:
     listen (addresses with their real ports), admin (host:port or ""), socket (path or ""), pid.
-    `command` starts a worker."""
+    Without `workers_outlive` a worker ends even where this process is killed, instead of going on for a successor."""
+    command = COMMAND if workers_outlive else (*COMMAND, "--end-with-supervisor")
     log.set_up(config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(config, ready=ready, command=command))
@@ -67,7 +68,7 @@ async def serve(
     ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
     command: Sequence[str] = COMMAND,
 ) -> int:
-    """`run` on the running loop."""
+    """`run` on the running loop. `command` starts a worker."""
     code = EXIT_OK
     async with AsyncExitStack() as stack:
         patience = Patience(stack)

@@ -90,7 +90,6 @@ def run(
     speak to when they are not told: if it is another one, the guide has to say `--admin`.
     """
     from bgproxy import config, supervisor
-    from bgproxy.controlplane.workers import COMMAND
 
     # Until the supervisor takes over: end like after Ctrl-C, with the apps and the temporary directory cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
@@ -114,7 +113,7 @@ def run(
                 click.echo(guide(addresses, found_by_default))
 
         # Without its apps the demo is over, so nothing of it may outlive its supervisor.
-        return supervisor.run(loaded, ready=welcome, command=(*COMMAND, "--end-with-supervisor"))
+        return supervisor.run(loaded, ready=welcome, workers_outlive=False)
 
 
 def guide(addresses: Mapping[str, Any], found_by_default: str = "") -> str:

@@ -369,7 +369,7 @@ def test_a_connection_that_the_last_write_to_the_client_held_back_is_read_again_
     connection.server.release = lambda c: paused_at_release.append(c._paused)  # type: ignore[method-assign]
     connection._plane.responses = ResponseReader()
     connection.handle(sent)
-    assert paused_at_release == [False]
+    assert (paused_at_release, connection._paused) == ([False], False)
 
 
 def test_the_body_for_a_client_that_has_not_taken_an_earlier_answer_is_held_back(
