@@ -64,3 +64,8 @@ def test_all_that_came_at_once_is_one_chunk():
 def test_the_last_chunk_carries_the_trailers():
     assert encode.last_chunk([]) == encode.LAST_CHUNK == b"0\r\n\r\n"
     assert encode.last_chunk([(b"A", b"1"), (b"B", b"")]) == b"0\r\nA: 1\r\nB: \r\n\r\n"
+
+
+def test_a_plain_response_goes_out_whole_with_its_length_and_nothing_added():
+    head = answered(response("HTTP/1.1 200 OK", "A: 1", "Content-Length: 3", "Connection: keep-alive", "B: 2"))
+    assert encode.plain_response(head, b"hel") == b"HTTP/1.1 200 OK\r\nA: 1\r\nContent-Length: 3\r\nB: 2\r\n\r\nhel"
