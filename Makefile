@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 PURE := bgproxy/core bgproxy/wire bgproxy/shm
 
-.PHONY: setup fmt lint types test cov ci bench bench-memory demo
+.PHONY: setup fmt lint types test soak cov ci bench bench-memory demo
 
 setup: ## a virtual environment with everything that the other targets need
 	python3 -m venv .venv
@@ -21,6 +21,9 @@ types:
 
 test:
 	$(PYTHON) -m pytest -q
+
+soak: ## what has to wait for longer than a person would
+	$(PYTHON) -m pytest -q -m soak
 
 cov: ## every branch of the pure parts, from their own tests
 	$(PYTHON) -m pytest -q tests/core tests/wire tests/shm \

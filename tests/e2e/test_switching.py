@@ -154,6 +154,7 @@ def test_a_worker_that_does_not_acknowledge_is_replaced_and_named(
     assert {proxy.colour() for _ in range(8)} == {"green"}
 
 
+@pytest.mark.soak  # ten seconds of silence are waited for
 def test_a_silent_worker_is_found_even_if_nobody_switches(proxy: Proxy, stopped_worker: int) -> None:
     eventually(lambda: proxy.status["workers"]["stale"], "the silence being seen")
     eventually(lambda: state_of(stopped_worker) == "", "its end")
