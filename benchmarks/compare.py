@@ -192,7 +192,8 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="how often every proxy is visited (default 9)")
     parser.add_argument("--seconds", type=int, default=3, help="length of one visit (default 3)")
     parser.add_argument("--only", choices=KINDS, help="one kind of request instead of both")
-    parser.add_argument("--peers", default=",".join(proxies.PEERS), help="comma-separated, default all")
+    possible = [peer for peer in proxies.PEERS if peer != "bgproxy-debian" or rig.has_distribution_python()]
+    parser.add_argument("--peers", default=",".join(possible), help="comma-separated, default all that can run here")
     parser.add_argument("--max-ratio", type=float, help="exit 1 when bgproxy costs more than this many times nginx")
     parser.add_argument(
         "--profile", type=Path, metavar="DIR", help="also record flame graphs of the worker with py-spy"

@@ -62,6 +62,13 @@ def install(*missing: str) -> None:
         raise RigError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")
 
 
+def has_distribution_python() -> bool:
+    """Is there a system interpreter that is new enough, and another one than this?"""
+    check = "import sys; sys.exit(sys.version_info < (3, 11))"
+    system = Path("/usr/bin/python3")
+    return system.exists() and subprocess.run([str(system), "-c", check], check=False).returncode == 0
+
+
 def distribution_python() -> str:
     """The distribution's python3 in an environment of its own beside this file, with the project in it."""
     system = Path("/usr/bin/python3")
