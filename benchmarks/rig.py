@@ -72,10 +72,8 @@ def has_distribution_python() -> bool:
 def distribution_python() -> str:
     """The distribution's python3 in an environment of its own beside this file, with the project in it."""
     system = Path("/usr/bin/python3")
-    if not system.exists():
-        raise RigError(
-            "/usr/bin/python3 does not exist here: leave bgproxy-debian out with --peers nginx,haproxy,bgproxy"
-        )
+    if not has_distribution_python():
+        raise RigError("/usr/bin/python3 is not Python 3.11 or newer: leave it out with --peers nginx,haproxy,bgproxy")
     environment = ROOT / "benchmarks" / ".venv-distribution"
     python = environment / "bin" / "python"
     if subprocess.run([str(system), "-c", "import ensurepip"], capture_output=True, check=False).returncode:
