@@ -2,7 +2,7 @@
 
 A connection says when it wants to be asked by setting `deadline` (nanoseconds of the monotonic clock, 0 for never).
 That costs one attribute store per request where a `call_later` costs more than the request. Each is looked at once a
-round; a deadline is so kept to within one round, `ROUND_S`, and never fires early.
+round; a deadline so fires up to a round, `ROUND_S`, late; where it was reckoned from `now`, up to a tick early.
 """
 
 from __future__ import annotations

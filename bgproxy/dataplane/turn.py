@@ -91,6 +91,8 @@ class Turn:
         finished, self.finished = self.finished, []
         for exchange in finished:
             exchange.count()
+        if self.inbox or self.outbox:  # came while the rest was handled, when nobody could ask for another turn
+            self.is_due()
 
     def handle_now(self, handler: Handler) -> None:
         """Called also before an EOF or a close, which must not overtake what waits."""

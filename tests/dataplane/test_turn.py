@@ -100,6 +100,22 @@ def test_a_write_outside_of_a_turn_asks_for_one(turn: Turn, loop: FakeLoop, log:
     assert log == ["late", "later"]
 
 
+def test_what_comes_while_the_rest_is_handled_gets_a_turn_of_its_own(
+    turn: Turn, loop: FakeLoop, log: list[str]
+) -> None:
+    late = FakeHandler(turn, "late", log)
+
+    class Resuming(FakeHandler):
+        def handle(self, data: bytes) -> None:
+            turn.put(late, data)
+
+    turn.put(Resuming(turn, "first", log), b"1")
+    loop.turn()
+    assert log == []
+    loop.turn()
+    assert log == ["late handles 1", "late sends 1"]
+
+
 def test_a_bug_costs_the_connection_it_was_met_on_and_no_other(turn: Turn, loop: FakeLoop, log: list[str]) -> None:
     turn.put(FakeHandler(turn, "a", log), b"bug")
     turn.put(FakeHandler(turn, "b", log), b"2")
