@@ -49,7 +49,7 @@ class AccessLog:
         self._records.append(
             (
                 time.time(),
-                exchange.client.peer,
+                exchange.client.peer.address,
                 request.method,
                 request.host,
                 request.target,

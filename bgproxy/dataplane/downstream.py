@@ -12,10 +12,11 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from bgproxy.dataplane.exchange import DRAINED, Exchange
+from bgproxy.dataplane.flow import Connection
 from bgproxy.dataplane.linger import linger
+from bgproxy.dataplane.peer import Peer
+from bgproxy.dataplane.upload import Upload
 from bgproxy.shm import worker_slot as slot
-from bgproxy.wire import encode, forwarded, hop_by_hop
-from bgproxy.wire.framing import CHUNKED, ChunkedDecoder
 from bgproxy.wire.replies import reply
 from bgproxy.wire.request import ReadRequest, Refusal, RequestHead, why_incomplete_is_hopeless
 
@@ -29,68 +30,31 @@ FIRST_REQUEST_NS: Final = 1_000_000_000
 _RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, and not for a second
 
 
-class Downstream(asyncio.Protocol):
-    """`deadline` as in deadlines.py: the head, the next body bytes, room to write, or the next request.
+class Downstream(Connection):
+    """`deadline`: the head, the next body bytes, room to write, or the next request.
 
-    `request_done` is True from the last byte of a request on; `must_close` where no further request will be read.
+    `upload` is there from the head of a request with a body to the body's last byte; `must_close` where no further
+    request will be read; `closing` where nothing more will be said.
     """
 
-    __slots__ = (
-        "_body_left",
-        "_buffer",
-        "_decoder",
-        "_eof",
-        "_plane",
-        "_reading_paused",
-        "_turn",
-        "_write_left",
-        "_writing_paused",
-        "closing",
-        "deadline",
-        "exchange",
-        "must_close",
-        "peer",
-        "request_done",
-        "send",
-        "transport",
-        "trusted",
-        "usual_host",
-        "usual_lines",
-        "waiting",
-    )
-
-    transport: asyncio.Transport
+    __slots__ = ("_buffer", "_eof", "closing", "exchange", "must_close", "peer", "upload")
 
     def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
-        self._turn = plane.turn
-        self.waiting: bytes | None = None
+        super().__init__(plane)
         self.exchange: Exchange | None = None
-        self.request_done = True
+        self.upload: Upload | None = None
         self.must_close = False
         self.closing = False
-        self.deadline = 0
         self._buffer = b""  # what came and was not used yet: the beginning of a head, or what is pipelined
-        self._body_left = 0
-        self._decoder: ChunkedDecoder | None = None
         self._eof = False
-        self._reading_paused = False
-        self._writing_paused = False
-        self._write_left = 0
-        self.usual_host: bytes | None = None  # a client keeps to one host: the lines it got last time are kept
-        self.usual_lines = b""
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
         plane = self._plane
-        self.transport = transport  # type: ignore[assignment]
-        self.send = self.transport.write  # bound once: one attribute less per request
-        peername = transport.get_extra_info("peername")
-        self.peer = peername[0].encode() if isinstance(peername, tuple) else b"unknown"
-        self.trusted = plane.is_trusted(self.peer)
+        self.peer = Peer(plane, transport)
         plane.clients.add(self)
-        plane.deadlines.watch(self)
         plane.cells[slot.CONNECTIONS_TOTAL] += 1
         if len(plane.clients) > plane.settings.limits.connections:
             self.refuse(Refusal(503, "connections", "this proxy has as many connections as it may"))
@@ -115,7 +79,7 @@ class Downstream(asyncio.Protocol):
         if exchange is None:
             self._turn.flush()  # an answer may wait there, and is not written behind the close
             return b"\r\n\r\n" in self._buffer  # a whole request that waits for its turn is still answered
-        if not self.request_done:
+        if self.upload is not None:
             if self._buffer and exchange.upstream is None:
                 return True  # perhaps all of the body waits there: seen when it is sent on
             self.exchange = None
@@ -124,18 +88,12 @@ class Downstream(asyncio.Protocol):
         self.deadline = self._plane.deadlines.now + HALF_CLOSED_NS
         return True
 
-    def write(self, data: bytes) -> None:
-        """At once, but behind what waits to be written."""
-        if self._turn.outbox:
-            self._turn.flush()
-        self.send(data)
-
     def close(self) -> None:
         """Flush, then FIN. A client that does not read gets no longer than the write timeout."""
         self._turn.flush()
         self.closing = True
         self.deadline = self._plane.deadlines.now + self._plane.write_idle_ns
-        self._write_left = self.transport.get_write_buffer_size()
+        self._unwritten = self.transport.get_write_buffer_size()
         self.transport.close()
 
     def cut(self, *, reset: bool) -> None:
@@ -174,7 +132,7 @@ class Downstream(asyncio.Protocol):
         self._turn.handle_now(self)
         if self.exchange is not None or self._buffer or self.closing:
             return
-        if self.usual_host is None:  # just accepted: its first request is on its way, and is still answered
+        if self.peer.usual_host is None:  # just accepted: its first request is on its way, and is still answered
             self.deadline = self._plane.clock() + FIRST_REQUEST_NS
         else:
             self.close()
@@ -216,11 +174,11 @@ class Downstream(asyncio.Protocol):
     def _read_on(self, data: bytes) -> None:
         if self.closing:
             return
-        if self.request_done:
+        if self.upload is None:
             self._keep_pipelined(data)
         else:
             self._buffer = self._buffer + data if self._buffer else data
-            self._read_body()
+            self._read_body(self.upload)
 
     def _read_head(self, data: bytes, end: int) -> None:
         """`end` is where the first head in `data` ends, 3 where it does not, 4 where there is only an empty line."""
@@ -279,7 +237,7 @@ class Downstream(asyncio.Protocol):
     def _keep_pipelined(self, data: bytes) -> None:
         self._buffer += data
         if len(self._buffer) > self._plane.head_bytes or self._buffer.count(b"\r\n\r\n") >= self._plane.pipeline:
-            self._pause_reading()
+            self.pause_reading()
 
     # --- request bodies ----------------------------------------------------------------------------------------------
 
@@ -289,75 +247,45 @@ class Downstream(asyncio.Protocol):
             self.exchange = None
             self.refuse(Refusal(413, "body_too_large", f"the request body is larger than {limit} bytes"))
             return
-        self.request_done = False
-        self._decoder = ChunkedDecoder() if request.body == CHUNKED else None
-        self._body_left = request.body
+        self.upload = Upload(request.body, limit)
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
         exchange.begin()
         if self.exchange is exchange and exchange.upstream is None:
-            self.pause_body()  # no connection yet: what came waits in the buffer, the rest in the kernel
+            self.pause_upload()  # no connection yet: what came waits in the buffer, the rest in the kernel
 
-    def pause_body(self) -> None:
+    def pause_upload(self) -> None:
         """The upstream does not keep up."""
-        if not self.request_done:
+        if self.upload is not None:
             self.deadline = 0
-            self._pause_reading()
+            self.pause_reading()
 
-    def resume_body(self) -> None:
-        if self.request_done:
+    def resume_upload(self) -> None:
+        if self.upload is None:
             return
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
-        self._resume_reading()
+        self.resume_reading()
         if self._buffer:
-            self._read_body()
+            self._read_body(self.upload)
         exchange = self.exchange
-        if self._eof and not self.request_done and exchange is not None:
+        if self._eof and self.upload is not None and exchange is not None:
             self.exchange = None
             exchange.client_gone()  # the body came short
             self.transport.abort()
 
-    def _read_body(self) -> None:
+    def _read_body(self, upload: Upload) -> None:
         exchange = self.exchange
         if exchange is None or exchange.upstream is None:
-            self._pause_reading()
+            self.pause_reading()
             return
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
         data, self._buffer = self._buffer, b""
-        if self._decoder is not None:
-            self._read_chunked(exchange, self._decoder, data)
-            return
-        left = self._body_left - len(data)
-        if left > 0:
-            self._body_left = left
-            exchange.send_body(data)
-            return
-        if left < 0:
-            data, self._buffer = data[: self._body_left], data[self._body_left :]
-        exchange.send_body(data)
-        self._end_body(exchange)
-
-    def _read_chunked(self, exchange: Exchange, decoder: ChunkedDecoder, data: bytes) -> None:
-        end = decoder.feed(data)
-        if end == ChunkedDecoder.BAD:
-            decoder.pieces.clear()
-            exchange.client_failed(400, "bad_request", "the chunked request body is malformed")
-            return
-        if decoder.pieces:
-            pieces, decoder.pieces = decoder.pieces, []
-            self._body_left += sum(map(len, pieces))
-            limit = self._plane.settings.limits.body_bytes
-            if 0 < limit <= self._body_left:  # it began at CHUNKED, which is -1
-                exchange.client_failed(413, "body_too_large", f"the request body is larger than {limit} bytes")
-                return
-            exchange.send_body(encode.chunk(pieces))
+        end = upload.send_on(exchange, data)
         if end >= 0:
-            exchange.send_body(encode.last_chunk(hop_by_hop.passing_trailers(decoder.trailers)))
             self._buffer = data[end:]
-            self._end_body(exchange)
+            self._end_upload(exchange)
 
-    def _end_body(self, exchange: Exchange) -> None:
-        self.request_done = True
-        self._decoder = None
+    def _end_upload(self, exchange: Exchange) -> None:
+        self.upload = None
         self.deadline = self._plane.deadlines.now + HALF_CLOSED_NS if self._eof else 0
         exchange.end_body()
         if self._buffer:
@@ -365,31 +293,9 @@ class Downstream(asyncio.Protocol):
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def forwarding(self, request: RequestHead) -> bytes:
-        """Whole lines about where this request comes from, with its Host."""
-        host = request.host or self._own_address()
-        if request.found is not None and self.trusted:
-            return forwarded.lines_behind_proxy(self.peer, b"http", host, request.found)
-        self.usual_host, self.usual_lines = request.host, forwarded.lines(self.peer, b"http", host)
-        return self.usual_lines
-
-    def request_id_line(self, request: RequestHead) -> bytes:
-        """The id that a trusted proxy gave, or a new one."""
-        if self.trusted and request.given_id:
-            return self._plane.request_id_line(request.given_id)
-        return self._plane.new_request_id_line()
-
-    def _own_address(self) -> bytes:
-        """For the Host of an HTTP/1.0 request without one: the address that the client used."""
-        sockname = self.transport.get_extra_info("sockname")
-        if not isinstance(sockname, tuple):
-            return b"localhost"
-        host = f"[{sockname[0]}]" if ":" in sockname[0] else sockname[0]
-        return f"{host}:{sockname[1]}".encode()
-
     def closes_after_this(self) -> bool:
         """Will the answer to the current request be the last on this connection?"""
-        return self.must_close or not self.request_done or self._plane.draining
+        return self.must_close or self.upload is not None or self._plane.draining
 
     def relay(self, data: bytes) -> None:
         self.write(data)
@@ -401,28 +307,28 @@ class Downstream(asyncio.Protocol):
         self.exchange = None
         if close or self._plane.draining:
             self.must_close = True
-            if self.request_done and not self._buffer:
+            if self.upload is None and not self._buffer:
                 self.close()
             else:
                 linger(self._plane, self)
-        elif self._writing_paused:
+        elif self.is_slow:
             # resume_writing goes on: answers are not piled up for a client that does not read
-            self._pause_reading()
+            self.pause_reading()
         else:
             plane = self._plane
             self.deadline = plane.deadlines.now + plane.keep_alive_ns
             if self._buffer or self._eof:
                 self._plane.loop.call_soon(self._next_request)
             elif self._reading_paused:
-                self._resume_reading()
+                self.resume_reading()
 
     def _next_request(self) -> None:
-        if self.exchange is not None or self.closing or self._writing_paused:
+        if self.exchange is not None or self.closing or self.is_slow:
             return
         if self.waiting is None and b"\r\n\r\n" not in self._buffer and self._eof:
             self.close()
             return
-        self._resume_reading()
+        self.resume_reading()
         if self._buffer and self.waiting is None:  # what waits came behind the buffer: handled together, in this order
             buffer, self._buffer = self._buffer, b""
             self._turn.put(self, buffer)
@@ -448,33 +354,24 @@ class Downstream(asyncio.Protocol):
 
     def on_deadline(self, now: int) -> None:
         exchange = self.exchange
-        if self.closing:
-            if not self._takes_what_is_written(now):
-                self.transport.abort()
-        elif self.waiting is not None:
+        if self.waiting is not None:
             self.deadline = now  # it did come: handled first, and asked again in a round
-        elif self._writing_paused:
+        elif self.closing or self.is_slow:
             self._on_write_deadline(now)
         elif exchange is None:
             self._on_idle_deadline()
-        elif not self.request_done:
+        elif self.upload is not None:
             exchange.client_failed(408, "body_timeout", "the request body did not arrive in time")
         elif self._eof:
             self.transport.abort()
 
     def _on_write_deadline(self, now: int) -> None:
-        if not self._takes_what_is_written(now):
+        if self.takes_what_is_written():
+            self.deadline = now + self._plane.write_idle_ns
+            return
+        if not self.closing:
             self._plane.cells[slot.rejected_cell("write_timeout")] += 1
-            self.transport.abort()
-
-    def _takes_what_is_written(self, now: int) -> bool:
-        """Slow, but reading: that gives it the write timeout once more."""
-        left = self.transport.get_write_buffer_size()
-        if left >= self._write_left:
-            return False
-        self._write_left = left
-        self.deadline = now + self._plane.write_idle_ns
-        return True
+        self.transport.abort()
 
     def _on_idle_deadline(self) -> None:
         if self._buffer:
@@ -482,35 +379,18 @@ class Downstream(asyncio.Protocol):
         else:
             self.close()
 
-    @property
-    def is_slow(self) -> bool:
-        """It has not taken what was written: `resume_writing` will say when it has."""
-        return self._writing_paused
-
-    def _pause_reading(self) -> None:
-        if not self._reading_paused and not self.transport.is_closing():
-            self._reading_paused = True
-            self.transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        if self._reading_paused:
-            self._reading_paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-
     def pause_writing(self) -> None:
-        """The client does not keep up."""
-        self._writing_paused = True
-        self._write_left = self.transport.get_write_buffer_size()
+        """The client does not keep up: neither does its upstream, then."""
+        super().pause_writing()
         self.deadline = self._plane.deadlines.now + self._plane.write_idle_ns
         exchange = self.exchange
         if exchange is None:
-            self._pause_reading()  # no further request before this answer is taken
+            self.pause_reading()  # no further request before this answer is taken
         elif exchange.upstream is not None:
             exchange.upstream.pause_reading()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
+        super().resume_writing()
         exchange = self.exchange
         if self.closing:
             return
@@ -518,6 +398,6 @@ class Downstream(asyncio.Protocol):
             self.deadline = self._plane.deadlines.now + self._plane.keep_alive_ns
             self._next_request()
             return
-        self.deadline = 0 if self.request_done else self._plane.deadlines.now + self._plane.client_body_ns
+        self.deadline = 0 if self.upload is None else self._plane.deadlines.now + self._plane.client_body_ns
         if exchange.upstream is not None:
             exchange.upstream.resume_reading()

@@ -39,7 +39,6 @@ _HISTOGRAM_ROWS = tuple(
 )
 _ERROR_CELLS = {f.reason: tuple(slot.error_cell(colour, f.reason) for colour in (0, 1)) for f in failures.ALL}
 
-_LAST_BUCKET_UNITS = 1 << 30
 # How the body of a response is framed for the client.
 AS_IT_IS, IN_CHUNKS, UNTIL_THE_END = range(3)
 
@@ -105,10 +104,11 @@ class Exchange:
         plane.cells[slot.IN_FLIGHT + colour] += 1
 
         client, request = self.client, self.request
-        if client.trusted or request.host != client.usual_host:
-            lines, id_line = client.forwarding(request), client.request_id_line(request)
+        peer = client.peer
+        if peer.is_trusted or request.host != peer.usual_host:
+            lines, id_line = peer.forwarding(request), peer.request_id_line(request)
         else:
-            lines, id_line = client.usual_lines, plane.new_request_id_line()
+            lines, id_line = peer.usual_lines, plane.new_request_id_line()
         self.request_id_line = id_line
         self._head = encode.request(request, lines, id_line)
         self.server = server = plane.pools[colour].pick()
@@ -129,11 +129,11 @@ class Exchange:
         if not turn.outbox:
             turn.is_due()
         turn.outbox.append((connection.send, self._head))
-        if self.client.request_done:
+        if self.client.upload is None:
             connection.deadline = plane.deadlines.now + plane.response_ns
         else:
             connection.deadline = 0  # runs from the end of the upload
-            self.client.resume_body()
+            self.client.resume_upload()
 
     @property
     def request_id(self) -> bytes:
@@ -241,7 +241,7 @@ class Exchange:
             if response.is_event_stream:
                 self._become(slot.EVENT_STREAMS)
         added = plane.expose(self.word) if plane.exposes else b""
-        if self._framing == UNTIL_THE_END or client.must_close or not client.request_done or plane.draining:
+        if self._framing == UNTIL_THE_END or client.closes_after_this():
             client.must_close = True
             added += b"\r\nConnection: close"
         elif self.request.minor == 0:
@@ -270,15 +270,9 @@ class Exchange:
     def count(self) -> None:
         self._finish(OK)
 
-    def relay(self, data: bytes) -> None:
-        self.relay_pieces([data])
-
-    def relay_pieces(self, pieces: list[bytes]) -> None:
+    def relay(self, pieces: list[bytes]) -> None:
         """Body bytes, framed for the client, in the same tick in which they came."""
-        if self._framing == IN_CHUNKS:
-            data = encode.chunk(pieces)
-        else:
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = encode.chunk(pieces) if self._framing == IN_CHUNKS else b"".join(pieces)
         self.response_bytes += len(data)
         self.client.relay(data)
 
@@ -359,12 +353,7 @@ class Exchange:
         duration = plane.clock() - self.started
         if self._gauge == slot.IN_FLIGHT:  # a stream's length says nothing about latency
             row = _HISTOGRAM_ROWS[colour][status // 100]
-            units = duration >> 10
-            if 16 <= units < _LAST_BUCKET_UNITS:  # slot.bucket_of(duration), without the call
-                shift = units.bit_length() - 4
-                cells[row + (shift << 3) + (units >> shift)] += 1
-            else:
-                cells[row + slot.bucket_of(duration)] += 1
+            cells[row + slot.bucket_of(duration)] += 1
             cells[row + slot.HISTOGRAM_SUM] += duration
         plane.response_bytes[colour] += self.response_bytes
         if self.request_bytes:

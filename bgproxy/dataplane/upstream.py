@@ -6,12 +6,12 @@ where the next response would begin closes it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bgproxy.core import failure as failures
-from bgproxy.wire.framing import CHUNKED, ChunkedDecoder
+from bgproxy.dataplane.flow import Connection
+from bgproxy.wire.framing import BAD, Decoder, UnframedDecoder, decoder_of
 from bgproxy.wire.response import BadResponse, ReadResponse, ResponseHead
 
 if TYPE_CHECKING:
@@ -22,55 +22,20 @@ if TYPE_CHECKING:
 HEAD_BYTES: Final = 64 * 1024
 MAX_INTERIM: Final = 16  # 1xx responses before one final response
 
-_HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(4)
 
+class UpstreamConnection(Connection):
+    """`deadline`: the response, the next body bytes, or the end of parking."""
 
-class UpstreamConnection(asyncio.Protocol):
-    """`deadline` as in deadlines.py: the response, the next body bytes, or the end of parking."""
-
-    __slots__ = (
-        "_decoder",
-        "_held",
-        "_interims",
-        "_keep_alive",
-        "_left",
-        "_paused",
-        "_plane",
-        "_reading",
-        "_turn",
-        "_write_left",
-        "_writing_paused",
-        "deadline",
-        "exchange",
-        "send",
-        "server",
-        "transport",
-        "waiting",
-    )
-
-    transport: asyncio.Transport
+    __slots__ = ("_decoder", "_held", "_interims", "_keep_alive", "exchange", "server")
 
     def __init__(self, plane: DataPlane, server: Server) -> None:
-        self._plane = plane
-        self._turn = plane.turn
-        self.waiting: bytes | None = None
+        super().__init__(plane)
         self.server = server
         self.exchange: Exchange | None = None
-        self.deadline = 0
-        self._reading = _HEAD
+        self._decoder: Decoder | None = None  # of the body that is being read; None before and between
         self._held = b""  # the beginning of a head
-        self._left = 0
         self._interims = 0
-        self._decoder: ChunkedDecoder | None = None
         self._keep_alive = False
-        self._paused = False
-        self._writing_paused = False
-        self._write_left = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-        self.send = self.transport.write  # bound once: one attribute less per request
-        self._plane.deadlines.watch(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.waiting is not None:
@@ -80,9 +45,9 @@ class UpstreamConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return
-        if self._reading == _HEAD:
+        if self._decoder is None:
             exchange.failed(failures.CLOSED_BEFORE_RESPONSE if not self._held else failures.BAD_RESPONSE)
-        elif self._reading == _UNTIL_CLOSE and exc is None:
+        elif isinstance(self._decoder, UnframedDecoder) and exc is None:
             exchange.response_complete()
         else:
             exchange.failed(failures.RESPONSE_TRUNCATED)
@@ -97,13 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def nothing_received(self) -> bool:
-        return self._reading == _HEAD and not self._held and self._interims == 0
-
-    def write(self, data: bytes) -> None:
-        """At once, but behind what waits to be written."""
-        if self._turn.outbox:
-            self._turn.flush()
-        self.send(data)
+        return self._decoder is None and not self._held and self._interims == 0
 
     def close(self) -> None:
         """Close for good; a request that is on it is not completed."""
@@ -117,13 +76,12 @@ class UpstreamConnection(asyncio.Protocol):
     def _end_response(self, exchange: Exchange, *, clean: bool, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """The response is complete; `clean` where the connection is at a message boundary and may live on."""
         self.exchange = None
-        self._reading = _HEAD
+        self._decoder = None
         self._interims = 0
         exchange.response_complete(trailers)
         # Only now: the last write to the client may still hold this connection back, whoever has it.
-        if self._paused:
-            self.resume_reading()
-        if clean and self._keep_alive and exchange.client.request_done:
+        self.resume_reading()
+        if clean and self._keep_alive and exchange.client.upload is None:
             self.server.release(self)
         else:
             self.transport.abort()
@@ -134,7 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.exchange is None:
             self.server.unpark(self)
             self.transport.abort()  # nobody asked: no later request may see this
-        elif self._reading:
+        elif self._decoder is not None:
             self.handle(data)
         elif self.waiting is None:
             self.waiting = data
@@ -149,9 +107,9 @@ class UpstreamConnection(asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             return  # the client left while this waited; close() has been called
-        if self._reading:
+        if self._decoder is not None:
             self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
-            self._read_body(exchange, data)
+            self._read_body(exchange, self._decoder, data)
             return
         if self._held:
             data, self._held = self._held + data, b""
@@ -164,12 +122,12 @@ class UpstreamConnection(asyncio.Protocol):
             type(response) is ResponseHead
             and response.body == len(data) - end
             and end <= HEAD_BYTES
-            and exchange.client.request_done
+            and exchange.client.upload is None
         ):
             self._interims = 0
             self.exchange = None
             exchange.answer_with(response, data[end:])
-            if self._paused:
+            if self._reading_paused:
                 self.resume_reading()
             self.server.release(self)
         else:
@@ -196,24 +154,21 @@ class UpstreamConnection(asyncio.Protocol):
         exchange.respond(response, b"")
         if exchange.client.is_slow:  # with an earlier answer: it is not said again
             self.pause_reading()
-        body = response.body
-        if body >= 0:
-            self._reading, self._left = _LENGTH, body
-        elif body == CHUNKED:
-            self._reading, self._decoder = _CHUNKED, ChunkedDecoder()
-        else:
-            self._reading = _UNTIL_CLOSE
+        self._decoder = decoder = decoder_of(response.body)
         self.deadline = self._plane.deadlines.now + exchange.body_idle_ns
-        if rest or body == 0:
-            self._read_body(exchange, rest)
+        if rest or response.body == 0:
+            self._read_body(exchange, decoder, rest)
 
-    def _read_body(self, exchange: Exchange, data: bytes) -> None:
-        if self._reading == _LENGTH:
-            self._read_length(exchange, data)
-        elif self._reading == _CHUNKED:
-            self._read_chunked(exchange, data)
-        else:
-            exchange.relay(data)
+    def _read_body(self, exchange: Exchange, decoder: Decoder, data: bytes) -> None:
+        end = decoder.feed(data)
+        if decoder.pieces:
+            pieces, decoder.pieces = decoder.pieces, []
+            exchange.relay(pieces)
+        if end == BAD:
+            self.close()
+            exchange.failed(failures.RESPONSE_TRUNCATED)
+        elif end >= 0:  # what is behind the end is dropped, and the connection with it
+            self._end_response(exchange, clean=end == len(data), trailers=decoder.trailers)
 
     def _interim(self, exchange: Exchange, response: ResponseHead, rest: bytes) -> None:
         self._interims += 1
@@ -226,32 +181,6 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.interim(response)
             if rest and self.exchange is not None:
                 self.handle(rest)
-
-    def _read_length(self, exchange: Exchange, data: bytes) -> None:
-        left = self._left - len(data)
-        if left > 0:
-            self._left = left
-            exchange.relay(data)
-            return
-        if left < 0:
-            data = data[: self._left]  # what is behind the end is dropped, and the connection with it
-        if data:
-            exchange.relay(data)
-        self._end_response(exchange, clean=left == 0)
-
-    def _read_chunked(self, exchange: Exchange, data: bytes) -> None:
-        decoder = self._decoder
-        assert decoder is not None
-        end = decoder.feed(data)
-        if decoder.pieces:
-            pieces, decoder.pieces = decoder.pieces, []
-            exchange.relay_pieces(pieces)
-        if end == ChunkedDecoder.BAD:
-            self.close()
-            exchange.failed(failures.RESPONSE_TRUNCATED)
-        elif end >= 0:
-            self._decoder = None
-            self._end_response(exchange, clean=end == len(data), trailers=decoder.trailers)
 
     def _bad(self, exchange: Exchange, detail: str) -> None:
         self.close()
@@ -266,39 +195,26 @@ class UpstreamConnection(asyncio.Protocol):
         elif exchange is None:
             self.server.unpark(self)
             self.transport.abort()  # parked for long enough
-        elif self._paused:
+        elif self._reading_paused:
             self.deadline = now + exchange.body_idle_ns  # the client is slow, not the upstream: its own deadline runs
-        elif self._writing_paused and self.transport.get_write_buffer_size() < self._write_left:
-            self._write_left = self.transport.get_write_buffer_size()
+        elif self.is_slow and self.takes_what_is_written():
             self.deadline = now + self._plane.response_ns
         else:
-            reading, self.exchange = self._reading, None
-            self.transport.abort()
-            exchange.failed(failures.RESPONSE_TIMEOUT if reading == _HEAD else failures.RESPONSE_IDLE)
-
-    def pause_reading(self) -> None:
-        """The client does not keep up."""
-        if not self._paused and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
+            failure = failures.RESPONSE_TIMEOUT if self._decoder is None else failures.RESPONSE_IDLE
+            self.close()
+            exchange.failed(failure)
 
     def pause_writing(self) -> None:
-        self._writing_paused = True
-        self._write_left = self.transport.get_write_buffer_size()
+        """The upstream does not keep up: neither does its client, then."""
+        super().pause_writing()
         self.deadline = self._plane.deadlines.now + self._plane.response_ns
         if self.exchange is not None:
-            self.exchange.client.pause_body()
+            self.exchange.client.pause_upload()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
+        super().resume_writing()
         if self.exchange is not None:  # a parked one keeps its end of parking
             self.deadline = 0
-            if self.exchange.client.request_done:
+            if self.exchange.client.upload is None:
                 self.deadline = self._plane.deadlines.now + self._plane.response_ns
-            self.exchange.client.resume_body()
+            self.exchange.client.resume_upload()

@@ -6,7 +6,7 @@ One rule: ambiguous means refused. Nothing is repaired, and no body that ends sh
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Protocol
 
 from bgproxy.wire.fields import split_line
 
@@ -58,8 +58,64 @@ def response_body(status: int, method: bytes, lengths: list[bytes], codings: lis
     return content_length(lengths) if lengths else UNTIL_CLOSE
 
 
+# What a decoder says of the bytes it was fed, where it does not name the end of the body.
+MORE: Final = -1
+BAD: Final = -2
+
+
+class Decoder(Protocol):
+    """Reads one body. `feed` appends payload to `pieces`, which the caller takes and clears."""
+
+    pieces: list[bytes]
+    trailers: list[tuple[bytes, bytes]]
+
+    def feed(self, data: bytes) -> int:
+        """MORE, BAD, or the index in `data` behind the last byte of the body."""
+
+
+def decoder_of(body: int) -> Decoder:
+    """For a number of bytes, CHUNKED or UNTIL_CLOSE."""
+    if body == CHUNKED:
+        return ChunkedDecoder()
+    return UnframedDecoder() if body == UNTIL_CLOSE else LengthDecoder(body)
+
+
+class LengthDecoder:
+    """A body of so many bytes. What is fed is passed on as it is where all of it belongs to the body."""
+
+    __slots__ = ("_left", "pieces", "trailers")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.pieces: list[bytes] = []
+        self.trailers: list[tuple[bytes, bytes]] = []
+
+    def feed(self, data: bytes) -> int:
+        """MORE, or the index in `data` behind the last byte of the body."""
+        end = min(self._left, len(data))
+        self._left -= end
+        if end:
+            self.pieces.append(data if end == len(data) else data[:end])
+        return MORE if self._left else end
+
+
+class UnframedDecoder:
+    """A body that ends where the connection ends (RFC 9112 6.3(8)): it never says so itself."""
+
+    __slots__ = ("pieces", "trailers")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.trailers: list[tuple[bytes, bytes]] = []
+
+    def feed(self, data: bytes) -> int:
+        """MORE."""
+        self.pieces.append(data)
+        return MORE
+
+
 class ChunkedDecoder:
-    """Reads one chunked body. `feed` appends payload to `pieces`, which the caller takes and clears.
+    """A chunked body.
 
     Chunk extensions are dropped (RFC 9112 7.1.1). Trailers are kept apart in `trailers`, never merged into a head.
     Bounds: `LINE_BYTES` for one line, `OVERHEAD_BYTES` for all extensions and trailers of one message.
@@ -67,8 +123,6 @@ class ChunkedDecoder:
 
     __slots__ = ("_left", "_line", "_overhead", "_state", "pieces", "trailers")
 
-    MORE: Final = -1
-    BAD: Final = -2
     LINE_BYTES: Final = 8 * 1024
     OVERHEAD_BYTES: Final = 16 * 1024
 
@@ -96,10 +150,10 @@ class ChunkedDecoder:
             self._line = b""
             position = line_end + 1
             if len(line) > self.LINE_BYTES or line[-2:] != b"\r\n" or not self._take_line(line[:-2]):
-                return self.BAD
+                return BAD
             if self._state == self._DONE:
                 return position
-        return self.MORE
+        return MORE
 
     def _take_payload(self, data: bytes, position: int, end: int) -> int:
         taken = min(self._left, end - position)
@@ -112,11 +166,11 @@ class ChunkedDecoder:
     def _keep_beginning(self, beginning: bytes) -> int:
         self._line += beginning
         if len(self._line) > self.LINE_BYTES:
-            return self.BAD
+            return BAD
         if self._state == self._DATA_END and self._line != b"\r":
-            return self.BAD
+            return BAD
         # A CR anywhere but before the LF that is still to come; what follows can't make it right.
-        return self.BAD if b"\r" in self._line[:-1] else self.MORE
+        return BAD if b"\r" in self._line[:-1] else MORE
 
     def _take_line(self, line: bytes) -> bool:
         if self._state == self._DATA_END:

@@ -32,7 +32,7 @@ def cells() -> memoryview:
 
 def exchange(**differs: Any) -> Any:
     values = {
-        "client": SimpleNamespace(peer=b"192.0.2.1"),
+        "client": SimpleNamespace(peer=SimpleNamespace(address=b"192.0.2.1")),
         "request": SimpleNamespace(method=b"GET", host=b"app.example", target=b"/path?secret=1"),
         "status": 200,
         "request_bytes": 3,

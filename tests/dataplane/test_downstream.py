@@ -551,7 +551,7 @@ def test_an_end_of_input_does_not_overtake_an_answer_that_waits_to_be_written(cl
 def test_an_end_of_input_does_not_overtake_a_body_that_waits_for_a_connection(client: Downstream) -> None:
     ended: list[bool] = []
     client.exchange = SimpleNamespace(upstream=None, client_gone=lambda: ended.append(True))  # type: ignore[assignment]
-    client.request_done, client._buffer = False, b"body"
+    client.upload, client._buffer = object(), b"body"
     assert client.eof_received(), "the connection stays open for the answer"
     assert not ended
     client._buffer = b""

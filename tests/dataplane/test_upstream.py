@@ -320,13 +320,13 @@ def test_an_upstream_that_takes_the_upload_slowly_is_not_late(connection: Upstre
     assert isinstance(exchange, FakeExchange)
     transport.unwritten = 100
     connection.pause_writing()
-    assert (connection.deadline, exchange.done) == (1000 + 60, ["pause_body"])
+    assert (connection.deadline, exchange.done) == (1000 + 60, ["pause_upload"])
     transport.unwritten = 40
     connection.on_deadline(2000)
     assert connection.deadline == 2000 + 60
     connection.on_deadline(3000)
     assert transport.is_closing()
-    assert exchange.done == ["pause_body", failures.RESPONSE_TIMEOUT]
+    assert exchange.done == ["pause_upload", failures.RESPONSE_TIMEOUT]
 
 
 def test_the_time_for_the_response_runs_from_the_end_of_the_upload(connection: UpstreamConnection) -> None:
@@ -334,8 +334,8 @@ def test_the_time_for_the_response_runs_from_the_end_of_the_upload(connection: U
     assert isinstance(exchange, FakeExchange)
     connection.pause_writing()
     connection.resume_writing()
-    assert (connection.deadline, exchange.done) == (0, ["pause_body", "resume_body"])
-    exchange.client.request_done = True
+    assert (connection.deadline, exchange.done) == (0, ["pause_upload", "resume_upload"])
+    exchange.client.upload = None
     connection.pause_writing()
     connection.resume_writing()
     assert connection.deadline == 1000 + 60
@@ -359,17 +359,17 @@ def test_a_connection_that_the_last_write_to_the_client_held_back_is_read_again_
     exchange = SimpleNamespace(
         body_idle_ns=300,
         request=SimpleNamespace(method=b"GET"),
-        client=SimpleNamespace(request_done=True, is_slow=False),
+        client=SimpleNamespace(upload=None, is_slow=False),
         respond=lambda *_: None,
-        relay_pieces=lambda _: None,
+        relay=lambda _: None,
         answer_with=hold_back,
         response_complete=hold_back,
     )
     connection.exchange = exchange  # type: ignore[assignment]
-    connection.server.release = lambda c: paused_at_release.append(c._paused)  # type: ignore[method-assign]
+    connection.server.release = lambda c: paused_at_release.append(c._reading_paused)  # type: ignore[method-assign]
     connection._plane.responses = ResponseReader()
     connection.handle(sent)
-    assert (paused_at_release, connection._paused) == ([False], False)
+    assert (paused_at_release, connection._reading_paused) == ([False], False)
 
 
 def test_the_body_for_a_client_that_has_not_taken_an_earlier_answer_is_held_back(
@@ -378,13 +378,13 @@ def test_the_body_for_a_client_that_has_not_taken_an_earlier_answer_is_held_back
     exchange = SimpleNamespace(
         body_idle_ns=300,
         request=SimpleNamespace(method=b"GET"),
-        client=SimpleNamespace(request_done=True, is_slow=True),
+        client=SimpleNamespace(upload=None, is_slow=True),
         respond=lambda *_: None,
     )
     connection.exchange = exchange  # type: ignore[assignment]
     connection._plane.responses = ResponseReader()
     connection.handle(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    assert connection._paused
+    assert connection._reading_paused
 
 
 def test_a_parked_connection_that_takes_the_rest_of_an_upload_keeps_its_end_of_parking(
@@ -421,9 +421,9 @@ class FakeExchange:
         self.body_idle_ns = 300
         self.failed = self.done.append
         self.client = SimpleNamespace(
-            request_done=False,
-            pause_body=lambda: self.done.append("pause_body"),
-            resume_body=lambda: self.done.append("resume_body"),
+            upload=object(),
+            pause_upload=lambda: self.done.append("pause_upload"),
+            resume_upload=lambda: self.done.append("resume_upload"),
         )
 
 

@@ -8,10 +8,10 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgproxy.wire import encode
+from bgproxy.wire import encode, framing
 from bgproxy.wire.framing import ChunkedDecoder
 
-MORE, BAD = ChunkedDecoder.MORE, ChunkedDecoder.BAD
+MORE, BAD = framing.MORE, framing.BAD
 examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 LINES = [

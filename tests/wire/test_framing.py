@@ -7,9 +7,14 @@ import pytest
 from bgproxy.wire.framing import (
     AMBIGUOUS,
     CHUNKED,
+    MORE,
     UNSUPPORTED_CODING,
     UNTIL_CLOSE,
+    ChunkedDecoder,
+    LengthDecoder,
+    UnframedDecoder,
     content_length,
+    decoder_of,
     request_body,
     response_body,
 )
@@ -94,3 +99,38 @@ def test_a_request_ends_where_its_fields_say_so_in_one_way_only(lengths, codings
 )
 def test_a_response_ends_where_its_fields_its_status_and_the_method_say(status, method, lengths, codings, minor, body):
     assert response_body(status, method, lengths, codings, minor) == body
+
+
+# --- decoders of bodies that are not chunked --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(CHUNKED, ChunkedDecoder), (UNTIL_CLOSE, UnframedDecoder), (0, LengthDecoder), (5, LengthDecoder)],
+)
+def test_each_kind_of_body_has_its_decoder(body, kind):
+    assert type(decoder_of(body)) is kind
+
+
+def test_a_length_says_where_the_body_ends():
+    decoder = LengthDecoder(5)
+    assert [decoder.feed(piece) for piece in (b"he", b"", b"llo")] == [MORE, MORE, 3]
+    assert decoder.pieces == [b"he", b"llo"]
+    assert decoder.trailers == []
+
+
+def test_what_is_behind_a_length_is_left_alone():
+    decoder = LengthDecoder(5)
+    assert decoder.feed(b"helloGET / HTTP/1.1") == 5
+    assert decoder.pieces == [b"hello"]
+
+
+def test_an_empty_body_ends_at_once_and_has_no_pieces():
+    decoder = LengthDecoder(0)
+    assert (decoder.feed(b""), decoder.feed(b"GET"), decoder.pieces) == (0, 0, [])
+
+
+def test_a_body_without_framing_never_ends_by_itself():
+    decoder = UnframedDecoder()
+    assert [decoder.feed(piece) for piece in (b"0\r\n\r\n", b"more")] == [MORE, MORE]
+    assert (decoder.pieces, decoder.trailers) == ([b"0\r\n\r\n", b"more"], [])

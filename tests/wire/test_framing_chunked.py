@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from bgproxy.wire import framing
 from bgproxy.wire.framing import ChunkedDecoder
 
-MORE, BAD = ChunkedDecoder.MORE, ChunkedDecoder.BAD
+MORE, BAD = framing.MORE, framing.BAD
 
 
 def decode(pieces: list[bytes]) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:

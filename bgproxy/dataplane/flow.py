@@ -1,0 +1,85 @@
+"""What a client's and an upstream's connection have in common: reading can be held back, writing waits its turn.
+
+Backpressure is two pauses: a side that cannot be written to makes the other side stop reading. Nothing in between
+buffers without bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bgproxy.dataplane.plane import DataPlane
+
+
+class Connection(asyncio.Protocol):
+    """`deadline` as in deadlines.py, `waiting` as in turn.py, `send` is the transport's write without its turn."""
+
+    __slots__ = (
+        "_plane",
+        "_reading_paused",
+        "_turn",
+        "_unwritten",
+        "deadline",
+        "is_slow",
+        "send",
+        "transport",
+        "waiting",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+        self._turn = plane.turn
+        self.deadline = 0
+        self.waiting: bytes | None = None
+        self.is_slow = False  # it has not taken what was written; resume_writing says when it has
+        self._reading_paused = False
+        self._unwritten = 0  # bytes, when last looked at
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.send = self.transport.write  # bound once: one attribute less per request
+        self._plane.deadlines.watch(self)
+
+    def on_deadline(self, now: int) -> None:
+        raise NotImplementedError
+
+    def handle(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """At once, but behind what waits to be written."""
+        if self._turn.outbox:
+            self._turn.flush()
+        self.send(data)
+
+    def takes_what_is_written(self) -> bool:
+        """Less is unwritten than when this was asked last: slow, perhaps, but reading."""
+        before, self._unwritten = self._unwritten, self.transport.get_write_buffer_size()
+        return self._unwritten < before
+
+    def pause_writing(self) -> None:
+        self.is_slow = True
+        self._unwritten = self.transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        self.is_slow = False
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """Leave what comes in the kernel, whose window closes: so the peer learns of it."""
+        if not self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()

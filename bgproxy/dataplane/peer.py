@@ -1,0 +1,50 @@
+"""Who a client is: what upstreams are told about it, and what it is believed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from bgproxy.wire import forwarded
+from bgproxy.wire.request import RequestHead
+
+if TYPE_CHECKING:
+    from bgproxy.dataplane.plane import DataPlane
+
+
+class Peer:
+    """One per client connection. A client keeps to one host, so the lines for `usual_host` are kept as `usual_lines`;
+    both are public for the hot path, which needs nothing else of a peer that is not trusted."""
+
+    __slots__ = ("_plane", "_transport", "address", "is_trusted", "usual_host", "usual_lines")
+
+    def __init__(self, plane: DataPlane, transport: asyncio.BaseTransport) -> None:
+        self._plane = plane
+        self._transport = transport
+        name = transport.get_extra_info("peername")
+        self.address: bytes = name[0].encode() if isinstance(name, tuple) else b"unknown"  # a unix socket has none
+        self.is_trusted = plane.is_trusted(self.address)
+        self.usual_host: bytes | None = None
+        self.usual_lines = b""
+
+    def forwarding(self, request: RequestHead) -> bytes:
+        """Whole lines about where this request comes from, with its Host."""
+        host = request.host or self._own_address()
+        if request.found is not None and self.is_trusted:
+            return forwarded.lines_behind_proxy(self.address, b"http", host, request.found)
+        self.usual_host, self.usual_lines = request.host, forwarded.lines(self.address, b"http", host)
+        return self.usual_lines
+
+    def request_id_line(self, request: RequestHead) -> bytes:
+        """The id that a trusted proxy gave, or a new one."""
+        if self.is_trusted and request.given_id:
+            return self._plane.request_id_line(request.given_id)
+        return self._plane.new_request_id_line()
+
+    def _own_address(self) -> bytes:
+        """For the Host of an HTTP/1.0 request without one: the address that the client used."""
+        name = self._transport.get_extra_info("sockname")
+        if not isinstance(name, tuple):
+            return b"localhost"
+        host = f"[{name[0]}]" if ":" in name[0] else name[0]
+        return f"{host}:{name[1]}".encode()
