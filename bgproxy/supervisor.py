@@ -95,7 +95,7 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
     retiring: list[asyncio.Task[None]]
 
     def announce(self, ready: Callable[[Mapping[str, Any]], None]) -> None:
-        _write(self.config.state.dir / ADDRESSES_FILE, msgspec.json.encode(self.addresses))
+        _write_addresses(self.config.state.dir / ADDRESSES_FILE, self.addresses)
         self.events.emit("ready", **self.addresses)
         ready(self.addresses)
         # Only now: until here the workers of an earlier supervisor were the only ones that surely served.
@@ -195,7 +195,7 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     sampler.start()
     stack.push_async_callback(sampler.stop)
     admin = await start_admin(
-        _control(config, segment, prober, workers, switcher, sampler),
+        _control(config, segment, prober, workers, switcher, sampler, events),
         listen=config.admin.listen,
         socket_path=config.admin.socket,
         tokens=config.admin.tokens,
@@ -247,7 +247,13 @@ async def _load(store: StateStore, config: Config) -> State:
 
 
 def _control(
-    config: Config, segment: Segment, prober: Prober, workers: Workers, switcher: Switcher, sampler: Sampler
+    config: Config,
+    segment: Segment,
+    prober: Prober,
+    workers: Workers,
+    switcher: Switcher,
+    sampler: Sampler,
+    events: Events,
 ) -> Control:
     facts = Facts(
         instance=socket.gethostname(),
@@ -257,7 +263,9 @@ def _control(
         config_sha256=config.source.sha256,
     )
     status = Status(facts, segment, prober, workers, switcher, sampler)
-    return Control(switcher, status, Metrics(segment, prober), default_wait=config.switch.wait)
+    metrics = Metrics(segment, prober)
+    events.listen(metrics.switches.told)
+    return Control(switcher, status, metrics, default_wait=config.switch.wait)
 
 
 def _record_workers(
@@ -277,10 +285,16 @@ def _recorded(task: asyncio.Task[None]) -> None:
         Events().emit("workers_record_unusable", error=str(error))
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write_addresses(path: Path, addresses: Mapping[str, Any]) -> None:
     temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(data + b"\n")
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(msgspec.json.encode(addresses) + b"\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StartupError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="free space on that disk or repair the permissions; commands and pipelines find the proxy through it",
+        ) from None
 
 
 def _forget_workers(directory: Path, orphans: Orphans) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADMIN = "http://127.0.0.1:8081"
 CONNECT_TIMEOUT_S = 5.0
+SILENCE_S = 10.0  # of an order that is being carried out, before it is asked whether anybody is still there
 
 
 class UsageProblem(BgproxyError):
@@ -53,10 +56,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class AdminClient:
-    """`targets` are tried in order until one can be connected to."""
+    """`targets` are tried in order until one can be connected to. `silence_s` is how long the answer to an order may
+    stay away before the admin API is asked whether it is alive."""
 
-    def __init__(self, targets: list[str], token: str = "") -> None:
-        self._targets, self._token = targets, token
+    def __init__(self, targets: list[str], token: str = "", *, silence_s: float = SILENCE_S) -> None:
+        self._targets, self._token, self._silence_s = targets, token, silence_s
 
     def get(self, path: str, *, timeout_s: float = 10.0) -> Answer:
         return self._ask("GET", path, None, timeout_s)
@@ -74,6 +78,8 @@ class AdminClient:
         try:
             connection.sock.settimeout(timeout_s)
             connection.request(method, path, None if body is None else json.dumps(body), headers)
+            if body is not None:
+                self._wait_for_answer(connection.sock, target, timeout_s)
             response = connection.getresponse()
             raw = response.read()
         except TimeoutError:
@@ -90,6 +96,31 @@ class AdminClient:
         finally:
             connection.close()
         return Answer(response.status, _document(raw, target))
+
+    def _wait_for_answer(self, sock: socket.socket, target: str, timeout_s: float) -> None:
+        """An answer may rightly take as long as a drain: not how long it takes is what matters, but whether it can
+        still come. TimeoutError where it does not come in time, or the admin API is not alive."""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            if select.select([sock], [], [], min(left_s, self._silence_s))[0]:
+                return
+            if left_s > self._silence_s:
+                self._ask_whether_alive(target)
+        raise TimeoutError
+
+    def _ask_whether_alive(self, target: str) -> None:
+        connection = _connection(target)
+        try:
+            connection.request("GET", "/livez")
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswerInTime(
+                f"the admin API at {target} does not answer any more ({_reason(error)}); the order may or may not have "
+                "been carried out",
+                hint="traffic goes on without it; `bgproxy status` tells what is live once it answers, its log why not",
+            ) from None
+        finally:
+            connection.close()
 
     def _connect(self) -> tuple[http.client.HTTPConnection, str]:
         failures = []

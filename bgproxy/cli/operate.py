@@ -18,7 +18,7 @@ from bgproxy.cli.client import AdminClient, Answer, UsageProblem, find_admin, re
 F = TypeVar("F", bound=Callable[..., Any])
 
 PLAIN_TIMEOUT_S = 60.0
-DRAIN_TIMEOUT_S = 24 * 3600.0  # the server knows its own bound; this one only ends a dead connection
+DRAIN_TIMEOUT_S = 24 * 3600.0  # the server knows its own bound; that it is alive is asked meanwhile
 REFRESH_S = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
 

@@ -12,15 +12,18 @@ if TYPE_CHECKING:
 # What an operator should look at is a warning, everything else is information.
 WARNINGS = frozenset(
     {
+        "configuration_warning",
         "drain_timed_out",
         "orphans_found",
         "orphans_killed",
+        "orphans_not_killed",
         "pool_degraded",
-        "probe_loop_died",
+        "probe_broken",
         "switch_not_written",
         "switch_refused",
         "upstream_down",
         "upstream_ejected",
+        "verdicts_missing",
         "worker_crash_loop",
         "worker_died",
         "worker_killed",

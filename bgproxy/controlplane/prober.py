@@ -10,7 +10,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -63,9 +62,8 @@ class Prober:
             upstreams = self._table.pool(colour).upstreams
             for upstream in upstreams:
                 delay_s = fast * upstream.index / len(upstreams)  # staggered: a pool is not probed in one burst
-                task = asyncio.create_task(self._watch(colour, upstream, delay_s), name=f"probe {upstream.id}")
-                task.add_done_callback(partial(self._loop_ended, colour, upstream))
-                self._tasks.append(task)
+                watch = self._watch(colour, upstream, delay_s)
+                self._tasks.append(asyncio.create_task(watch, name=f"probe {upstream.id}"))
 
     async def stop(self) -> None:
         """Ends every loop; a result that is still on its way is dropped."""
@@ -131,10 +129,17 @@ class Prober:
         generation = self._generation
         tracker = self._trackers[colour][upstream.index]
         await asyncio.sleep(delay_s)
+        was_broken = False
         while True:
             started = self._clock()
-            check = await self._probe(upstream.address, self._settings)
-            self._take(colour, tracker, check, generation)
+            try:
+                check = await self._probe(upstream.address, self._settings)
+                self._take(colour, tracker, check, generation)
+                was_broken = False
+            except Exception as error:  # a fault of ours: the verdict grows stale, and the next check may go well
+                if not was_broken:
+                    self._emit("probe_broken", colour=colour.label, upstream=upstream.id, error=repr(error))
+                was_broken = True
             interval_s = self._fast_interval_s if tracker.view.up is None else self._jittered_interval_s()
             # A probe that took longer than the interval must not be followed by the next one at once.
             await asyncio.sleep(max(self._fast_interval_s, started + interval_s - self._clock()))
@@ -173,9 +178,3 @@ class Prober:
         elif self._degraded[colour] and not routing.degraded and any(routing.rows):
             self._emit("pool_recovered", colour=colour.label)
         self._degraded[colour] = routing.degraded
-
-    def _loop_ended(self, colour: Colour, upstream: Upstream, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
-        self._emit("probe_loop_died", colour=colour.label, upstream=upstream.id, error=repr(error))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from bgproxy.cli.client import (
     DEFAULT_ADMIN,
@@ -21,7 +22,7 @@ from bgproxy.cli.client import (
 )
 from bgproxy.errors import EXIT_TIMEOUT, EXIT_UNREACHABLE, EXIT_USAGE, AdminUnreachable
 from tests.support.admin import admin_api, token
-from tests.support.http_apps import raw_server
+from tests.support.http_apps import http_app, raw_server
 
 
 @pytest.fixture
@@ -136,6 +137,33 @@ async def test_a_silent_admin_is_given_up_and_the_truth_is_told():
         assert problem.value.exit_code == EXIT_TIMEOUT
         with pytest.raises(NoAnswerInTime, match=r"within 0\.1s$"):
             await asyncio.to_thread(client.get, "/status", timeout_s=0.1)
+
+
+async def test_an_order_is_waited_for_as_long_as_the_admin_api_is_alive():
+    """As with a drain of hours: silence is no reason to give up while somebody is there."""
+    asked = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/livez":
+            asked.set()
+        else:
+            await asked.wait()
+        return web.json_response({})
+
+    async with http_app(answer) as address:
+        client = AdminClient([str(address)], silence_s=0.05)
+        assert (await asyncio.to_thread(client.post, "/switch", {}, timeout_s=60.0)).ok
+    assert asked.is_set()
+
+
+async def test_an_admin_api_that_has_frozen_is_given_up_long_before_the_bound(monkeypatch):
+    monkeypatch.setattr("bgproxy.cli.client.CONNECT_TIMEOUT_S", 0.1)
+    async with raw_server(None) as address:
+        client = AdminClient([str(address)], silence_s=0.05)
+        with pytest.raises(NoAnswerInTime, match="may or may not have been carried out") as problem:
+            await asyncio.to_thread(client.post, "/switch", {}, timeout_s=86400.0)
+    assert problem.value.exit_code == EXIT_TIMEOUT
+    assert "bgproxy status" in problem.value.hint
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"])

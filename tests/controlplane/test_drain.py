@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -39,9 +40,16 @@ async def test_the_last_request_of_the_last_worker_ends_it(slots):
     for slot in slots:
         slot.cells[worker_slot.IN_FLIGHT + BLUE] = 1
     slots[0].cells[worker_slot.IN_FLIGHT + GREEN] = 9
-    waiting = asyncio.create_task(until_empty(slots, BLUE, 10.0, never))
     slots[0].cells[worker_slot.IN_FLIGHT + BLUE] = 0
-    await asyncio.sleep(0.03)
+    looks, looked_twice = itertools.count(1), asyncio.Event()
+
+    def look() -> bool:
+        if next(looks) == 2:
+            looked_twice.set()
+        return False
+
+    waiting = asyncio.create_task(until_empty(slots, BLUE, 10.0, look))
+    await looked_twice.wait()
     assert not waiting.done()
     slots[1].cells[worker_slot.IN_FLIGHT + BLUE] = 0
     assert await waiting is Outcome.EMPTY

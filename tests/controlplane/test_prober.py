@@ -184,20 +184,29 @@ async def test_after_stop_nothing_is_written_any_more():
         assert scene.rows(BLUE) == [True, True]
 
 
-async def test_a_loop_that_dies_is_told_and_its_verdict_grows_stale():
+async def test_a_check_that_breaks_is_told_once_its_verdict_grows_stale_and_checking_goes_on():
     async with world(timeout=1.0) as scene:
         scene.found = {1: OK, 2: OK, 3: OK}
         scene.prober.start()
         await scene.prober.all_checked(10)
         scene.found[3] = RuntimeError("a bug")
-        await eventually(lambda: scene.told("probe_loop_died") != [])
-        assert scene.told("probe_loop_died") == [{"colour": "green", "upstream": "3", "error": "RuntimeError('a bug')"}]
+        await eventually(lambda: scene.told("probe_broken") != [])
         (view,) = scene.prober.views(GREEN)
         assert not scene.prober.is_stale(view)
         scene.now = asyncio.get_running_loop().time() + 60
         assert scene.prober.is_stale(view)
         (view,) = scene.prober.views(GREEN)
         assert (view.up, view.error) == (None, "the last check was 60s ago")
+        told = [{"colour": "green", "upstream": "3", "error": "RuntimeError('a bug')"}]
+        assert scene.told("probe_broken") == told
+        checks = scene.prober.checks[GREEN, "3", "passed"]
+        scene.found[3] = OK
+        await eventually(lambda: scene.prober.checks[GREEN, "3", "passed"] > checks)
+        (view,) = scene.prober.views(GREEN)
+        assert (view.up, scene.prober.is_stale(view)) == (True, False)
+        assert scene.told("probe_broken") == told
+        scene.found[3] = RuntimeError("a bug")
+        await eventually(lambda: scene.told("probe_broken") == 2 * told)
 
 
 async def test_an_undecided_upstream_is_probed_at_the_fast_interval():

@@ -201,6 +201,7 @@ def test_the_metrics_count_every_request_once(proxy: Proxy) -> None:
     assert found["bgproxy_rejected_requests_total", "bad_request"] == 1
     assert found["bgproxy_switches_total", "green,switch,ok"] == 1
     assert found["bgproxy_switch_acked_seconds_count", ""] == 1
+    assert found["bgproxy_switch_drain_seconds_count", ""] == 1
     assert (found["bgproxy_live", "green"], found["bgproxy_live", "blue"], found["bgproxy_epoch", ""]) == (1, 0, 1)
     assert found["bgproxy_requests_in_flight", "blue"] == found["bgproxy_requests_in_flight", "green"] == 0
 

@@ -37,13 +37,24 @@ class Probing(Protocol):
     def is_stale(self, view: UpstreamHealth) -> bool: ...
 
 
+class Durations:
+    """Counts per edge of EDGES_S and one for what is above; the sum in seconds."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(EDGES_S) + 1)
+        self.sum_s = 0.0
+
+    def add(self, duration_s: float) -> None:
+        self.buckets[place(duration_s)] += 1
+        self.sum_s += duration_s
+
+
 class SwitchCounters:
     """What came of every order since the start of this supervisor."""
 
     def __init__(self) -> None:
         self.results: Counter[tuple[str, str, str]] = Counter()
-        self.acked_buckets = [0] * (len(EDGES_S) + 1)
-        self.acked_sum_s = 0.0
+        self.acked, self.drained = Durations(), Durations()
 
     def samples(self) -> list[Sample]:
         return [({"to": to, "kind": kind, "result": result}, n) for (to, kind, result), n in self.results.items()]
@@ -53,8 +64,12 @@ class SwitchCounters:
             return
         self.results[report.to, report.kind, "ok" if report.changed else "unchanged"] += 1
         if report.changed:
-            self.acked_buckets[place(report.acked_s)] += 1
-            self.acked_sum_s += report.acked_s
+            self.acked.add(report.acked_s)
+
+    def told(self, event: str, fields: Mapping[str, object]) -> None:
+        """A drain may end long after its switch was answered: its event is what counts."""
+        if event == "drained":
+            self.drained.add(float(str(fields["drain_s"])))
 
     def failed(self, order: SwitchOrder, error: ControlError) -> None:
         if not order.dry_run:
@@ -88,7 +103,12 @@ class Metrics:
         yield histogram(
             "switch_acked_seconds",
             "From the cutover until every worker had seen it.",
-            [({}, self.switches.acked_buckets, self.switches.acked_sum_s)],
+            [({}, self.switches.acked.buckets, self.switches.acked.sum_s)],
+        )
+        yield histogram(
+            "switch_drain_seconds",
+            "From the cutover until nothing was in flight on the old colour.",
+            [({}, self.switches.drained.buckets, self.switches.drained.sum_s)],
         )
 
     def _traffic(self) -> Iterator[list[str]]:

@@ -63,9 +63,9 @@ def report(**fields: object) -> SwitchReport:
 
 def test_the_promised_families_are_there(scene):
     names = {family.name for family in text_string_to_metric_families(scene.metrics.render())}
-    promised = """live epoch switches switch_acked_seconds requests request_duration_seconds requests_in_flight
-        streams_active request_bytes response_bytes client_connections upstream_connections upstream_connects
-        upstream_reuses upstream_errors upstream_retries upstream_up pool_healthy health_checks rejected_requests
+    promised = """live epoch switches switch_acked_seconds switch_drain_seconds requests request_duration_seconds
+        requests_in_flight streams_active request_bytes response_bytes client_connections upstream_connections
+        upstream_connects upstream_reuses upstream_errors upstream_retries upstream_up pool_healthy health_checks rejected_requests
         event_loop_lag_seconds build_info"""
     assert names == {f"bgproxy_{name}" for name in promised.split()}
 
@@ -143,3 +143,12 @@ def test_switches_are_counted_by_result(scene):
     assert samples["bgproxy_switch_acked_seconds_count{}"] == 1
     assert samples["bgproxy_switch_acked_seconds_bucket{le=0.0025}"] == 1
     assert samples["bgproxy_switch_acked_seconds_sum{}"] == 0.002
+
+
+def test_drains_are_counted_when_they_end(scene):
+    scene.metrics.switches.told("drained", {"colour": "blue", "epoch": 1, "drain_s": 0.2, "streams": 0})
+    scene.metrics.switches.told("drain_timed_out", {"colour": "blue", "epoch": 2, "requests": 1, "streams": 0})
+    samples = scene.samples()
+    assert samples["bgproxy_switch_drain_seconds_count{}"] == 1
+    assert samples["bgproxy_switch_drain_seconds_bucket{le=0.25}"] == 1
+    assert samples["bgproxy_switch_drain_seconds_sum{}"] == 0.2
