@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bgproxy.config import sources
+from bgproxy.config.error_pages import KEY as ERROR_PAGES
 from bgproxy.config.locate import Path as KeyPath
 from bgproxy.config.problems import Problems
 from bgproxy.config.reader import BAD, Reader
@@ -71,7 +72,7 @@ def load(path: Path | None, *, flags: Flags | None = None, env: Mapping[str, str
         env,
         {
             key: _working_directory() if key in origins else here
-            for key in (("state", "dir"), ("admin", "socket"), _ACCESS)
+            for key in (("state", "dir"), ("admin", "socket"), ERROR_PAGES, _ACCESS)
         },
     )
     config = resolve(root, problems, around, Source(file=document.name, sha256=document.sha256))

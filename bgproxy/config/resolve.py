@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 
 from bgproxy.config.addresses import same_address
+from bgproxy.config.error_pages import KEY as ERROR_PAGES
+from bgproxy.config.error_pages import read_error_pages
 from bgproxy.config.problems import Problems
 from bgproxy.config.schema import AdminSection, PoolSection, Root
 from bgproxy.config.values import Admin, Config, Log, Source, State
@@ -46,6 +48,7 @@ def resolve(root: Root, problems: Problems, around: Surroundings, source: Source
         admin=_admin(root, state_dir, problems, around),
         headers=root.headers,
         log=_log(root.log, around),
+        error_pages=_error_pages(root.server.error_pages, problems, around),
         source=source,
         warnings=_warnings(root),
     )
@@ -129,6 +132,10 @@ def _log(log: Log, around: Surroundings) -> Log:
         return log
     path = _absolute(log.access_file, ("log", "access_file"), around)
     return msgspec.structs.replace(log, access_file=str(path))
+
+
+def _error_pages(text: str, problems: Problems, around: Surroundings) -> dict[str, str]:
+    return read_error_pages(_absolute(text, ERROR_PAGES, around), problems) if text else {}
 
 
 # --- admin ----------------------------------------------------------------------------------------------------------

@@ -77,7 +77,8 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 _FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"
 # A request id in one of these would change what the message means.
 _TAKEN_FIELDS = (
-    "Host|Connection|Content-Length|Transfer-Encoding|Te|Trailer|Upgrade|Expect|Via|Forwarded|X-Forwarded-.*|X-BG-.*"
+    "Host|Connection|Content-.*|Transfer-Encoding|Te|Trailer|Upgrade|Expect|Via|Forwarded|X-Forwarded-.*|X-BG-.*|"
+    "Accept|Allow|Cache-Control|Date|Retry-After|Server|Vary|X-Content-Type-Options"
 )
 
 
@@ -122,6 +123,7 @@ ROOT = Section(
                 "listen": ListOf(address(port_zero=True), at_least=1, at_most=64, identity=same_address),
                 "workers": number_or("auto", 1, 256, usable_cores),
                 "trusted_proxies": ListOf(network(), identity=str),
+                "error_pages": text('a directory, or "" for none', r"[^\0-\x1f]{0,4096}"),
                 "timeouts": Section(
                     Timeouts,
                     {

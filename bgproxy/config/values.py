@@ -30,6 +30,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     listen: tuple[Address, ...] = (Address(host="127.0.0.1", port=8080),)
     workers: int = msgspec.field(default_factory=usable_cores)
     trusted_proxies: tuple[str, ...] = ()  # CIDRs in their canonical spelling
+    error_pages: str = ""  # a directory; "" is none
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
 
@@ -116,6 +117,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     admin: Admin
     headers: HeaderSettings
     log: Log
+    error_pages: dict[str, str] = {}  # what is in [server] error_pages: file name → text
     source: Source = Source()
     warnings: tuple[str, ...] = ()
 
@@ -127,4 +129,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             headers=self.headers,
             access_log=AccessLogSettings(format=self.log.access, file=self.log.access_file),
             trusted_proxies=self.server.trusted_proxies,
+            error_pages=self.error_pages,
         )

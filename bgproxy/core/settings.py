@@ -63,3 +63,4 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     headers: HeaderSettings = HeaderSettings()
     access_log: AccessLogSettings = AccessLogSettings()
     trusted_proxies: tuple[str, ...] = ()
+    error_pages: dict[str, str] = {}  # file name → text, as core.error_pages takes them

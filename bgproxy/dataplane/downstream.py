@@ -17,7 +17,6 @@ from bgproxy.dataplane.linger import linger
 from bgproxy.dataplane.peer import Peer
 from bgproxy.dataplane.upload import Upload
 from bgproxy.shm import worker_slot as slot
-from bgproxy.wire.replies import reply
 from bgproxy.wire.request import ReadRequest, Refusal, RequestHead, why_incomplete_is_hopeless
 
 if TYPE_CHECKING:
@@ -188,7 +187,8 @@ class Downstream(Connection):
         elif end == 4:
             self._read_after_empty_lines(data)
         elif end > plane.head_bytes:
-            self.refuse(Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes"))
+            refusal = Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes")
+            self.refuse(refusal, request_head=data)
         else:
             head, self._buffer = data[:end], data[end:]
             self._begin_judged(plane.requests.read(head), head)
@@ -218,17 +218,18 @@ class Downstream(Connection):
     def _await_rest_of_head(self, data: bytes) -> None:
         plane = self._plane
         if len(data) > plane.head_bytes:
-            self.refuse(Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes"))
+            refusal = Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes")
+            self.refuse(refusal, request_head=data)
             return
         if b"\r\n" not in data and len(data) > plane.settings.limits.target_bytes + 32:
-            self.refuse(Refusal(414, "target_too_long", "the request target is too long"))
+            self.refuse(Refusal(414, "target_too_long", "the request target is too long"), request_head=data)
             return
         if not data.strip(b"\r\n"):  # empty lines behind the last request are not the beginning of one
             self._buffer = b""
             return
-        refusal = why_incomplete_is_hopeless(data)
-        if refusal:
-            self.refuse(refusal)
+        hopeless = why_incomplete_is_hopeless(data)
+        if hopeless:
+            self.refuse(hopeless, request_head=data)
             return
         if not self._buffer:  # once per head: a dripped byte does not extend it
             self.deadline = plane.clock() + plane.header_ns
@@ -245,7 +246,9 @@ class Downstream(Connection):
         limit = self._plane.settings.limits.body_bytes
         if 0 < limit < request.body:
             self.exchange = None
-            self.refuse(Refusal(413, "body_too_large", f"the request body is larger than {limit} bytes"))
+            refusal = Refusal(413, "body_too_large", f"the request body is larger than {limit} bytes")
+            id_line = self.peer.request_id_line(request)
+            self.refuse(refusal, request_head=b"".join(request.pieces), request_id_line=id_line)
             return
         self.upload = Upload(request.body, limit)
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
@@ -333,17 +336,18 @@ class Downstream(Connection):
             buffer, self._buffer = self._buffer, b""
             self._turn.put(self, buffer)
 
-    def refuse(self, refusal: Refusal, *, request_head: bytes = b"") -> None:
-        """Answer ourselves and read no further request here."""
+    def refuse(self, refusal: Refusal, *, request_head: bytes = b"", request_id_line: bytes = b"") -> None:
+        """Answer ourselves and read no further request here. `request_head` is what there is of it, broken or not."""
         plane = self._plane
         plane.cells[slot.rejected_cell(refusal.reason)] += 1
         self.write(
-            reply(
+            plane.replies.reply(
                 refusal.status,
                 refusal.reason,
                 refusal.detail,
+                asked=request_head[: plane.head_bytes],
                 date=plane.http_date,
-                with_body=not request_head.startswith(b"HEAD "),
+                request_id_line=request_id_line or plane.new_request_id_line(),
                 close=True,
             )
         )
@@ -375,7 +379,8 @@ class Downstream(Connection):
 
     def _on_idle_deadline(self) -> None:
         if self._buffer:
-            self.refuse(Refusal(408, "header_timeout", "the request head did not arrive in time"))
+            refusal = Refusal(408, "header_timeout", "the request head did not arrive in time")
+            self.refuse(refusal, request_head=self._buffer)
         else:
             self.close()
 

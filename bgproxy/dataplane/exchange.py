@@ -15,7 +15,6 @@ from bgproxy.core.retry import may_send_again, may_try_another_upstream
 from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.shm import worker_slot as slot
 from bgproxy.wire import encode, hop_by_hop, upgrade
-from bgproxy.wire.replies import reply
 from bgproxy.wire.request import RequestHead
 
 if TYPE_CHECKING:
@@ -209,13 +208,13 @@ class Exchange:
         """Our own response in place of the upstream's."""
         client = self.client
         close = client.closes_after_this()
-        answer = reply(
+        answer = self._plane.replies.reply(
             status,
             reason,
             detail,
+            asked=b"".join(self.request.pieces),
             date=self._plane.http_date,
-            request_id=self.request_id,
-            with_body=self.request.method != b"HEAD",
+            request_id_line=self.request_id_line,
             close=close,
         )
         self.status = status

@@ -22,6 +22,7 @@ from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
+from bgproxy.wire.replies import Replies
 from bgproxy.wire.request import RequestReader
 from bgproxy.wire.response import ResponseReader
 
@@ -66,6 +67,7 @@ class DataPlane:
         "loop",
         "pipeline",
         "pools",
+        "replies",
         "report",
         "requests",
         "resolver",
@@ -130,6 +132,7 @@ class DataPlane:
             request_id=settings.headers.request_id,
         )
         self.responses = ResponseReader()
+        self.replies = Replies(settings.error_pages)
         self.resolver = Resolver(self.loop, upstream.dns_refresh)
         self._trusted = tuple(ipaddress.ip_network(cidr) for cidr in settings.trusted_proxies)
         self._exposed_word = -1

@@ -1,28 +1,70 @@
-"""The proxy's own answers: small, framed, and plain about who answered and why."""
+"""The proxy's own answers: small, framed, and plain about who answered and why, in the form that the client reads."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
+from bgproxy.wire.accept import accept_of, preferred
+from bgproxy.wire.error_pages import CONTENT_TYPES, ErrorPages, words
 
-def reply(
-    status: int, reason: str, detail: str, *, date: bytes, request_id: bytes = b"", with_body: bool = True, close: bool
-) -> bytes:
-    """A whole response. `reason` is a stable word, `detail` a sentence that gives away no address and no path."""
-    phrase = HTTPStatus(status).phrase
-    about = f" (request {request_id.decode('latin-1')})" if request_id else ""
-    body = f"{status} {phrase}: {detail}{about}\n".encode("latin-1", "replace")
-    head = (
-        f"HTTP/1.1 {status} {phrase}\r\n"
-        f"Server: bgproxy\r\n"
-        f"Date: {date.decode()}\r\n"
-        f"X-BG-Reason: {reason}\r\n"
-        f"Content-Type: text/plain; charset=utf-8\r\n"
-        f"Cache-Control: no-store\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        + ("Retry-After: 1\r\n" if status == 503 else "")
-        + ("Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n" if status == 405 else "")
-        + ("Connection: close\r\n" if close else "")
-        + "\r\n"
-    ).encode()
-    return head + body if with_body else head
+
+class Replies:
+    """Makes whole responses; one for all connections of a worker. `pages` are an operator's own, name → text."""
+
+    __slots__ = ("_pages",)
+
+    def __init__(self, pages: Mapping[str, str] | None = None) -> None:
+        self._pages = ErrorPages(pages)
+
+    def reply(
+        self,
+        status: int,
+        reason: str,
+        detail: str,
+        *,
+        asked: bytes,
+        date: bytes,
+        request_id_line: bytes,
+        close: bool,
+    ) -> bytes:
+        """`reason` is a stable word, `detail` a sentence that gives away no address and no path.
+
+        `asked` is the head that is answered, or what there is of it: only Accept and whether it is a HEAD are looked
+        for. `request_id_line` is a whole field line that begins with CRLF.
+        """
+        kind = preferred(accept_of(asked))
+        template, policy = self._pages.page(kind, status)
+        phrase = HTTPStatus(status).phrase
+        sentence, advice = words(status)
+        body = template.fill(
+            {
+                "status": str(status),
+                "phrase": phrase,
+                "sentence": sentence,
+                "advice": advice,
+                "detail": detail,
+                "reason": reason,
+                "request_id": request_id_line.partition(b":")[2].strip().decode("latin-1"),
+            }
+        )
+        lines = [
+            b"HTTP/1.1 %d %b\r\nServer: bgproxy\r\nDate: %b" % (status, phrase.encode(), date),
+            request_id_line,
+            b"\r\nX-BG-Reason: " + reason.encode(),
+            b"\r\nContent-Type: " + CONTENT_TYPES[kind],
+            b"\r\nContent-Length: %d" % len(body),
+            b"\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nContent-Security-Policy: " + policy,
+        ]
+        if asked:  # to who had not said anything yet, everybody would have got the same
+            lines.append(b"\r\nVary: Accept")
+        if status == 503:
+            lines.append(b"\r\nRetry-After: 1")
+        if status == 405:
+            lines.append(b"\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+        if close:
+            lines.append(b"\r\nConnection: close")
+        lines.append(b"\r\n\r\n")
+        if not asked.lstrip(b"\r\n").startswith(b"HEAD "):
+            lines.append(body)
+        return b"".join(lines)
