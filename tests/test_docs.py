@@ -21,6 +21,7 @@ from bgproxy.cli.main import cli
 from bgproxy.config import load
 from bgproxy.controlplane.admin.handlers import ROUTES
 from bgproxy.controlplane.events import WARNINGS
+from bgproxy.core import error_pages
 from bgproxy.core.switch import Phase
 from bgproxy.wire.request import Refusal
 from tests.support.heads import read, request
@@ -280,3 +281,12 @@ def test_a_refusal_has_the_status_that_the_http_page_gives_it(head: bytes, statu
     assert isinstance(answer, Refusal)
     assert answer.status == status
     assert f"| {status}" in page("http.md")
+
+
+def test_the_http_page_lists_every_status_placeholder_and_file_of_an_error_page() -> None:
+    text = page("http.md").partition("## Error pages")[2].partition("\n## ")[0]
+    (listed,) = re.findall(r"itself answers ([\d, and]+) \|", text)
+    assert [int(status) for status in re.findall(r"\d+", listed)] == list(error_pages.STATUSES)
+    assert set(re.findall(r"`\{\{(\w+)\}\}`", text)) == set(error_pages.PLACEHOLDERS)
+    assert set(re.findall(r"`(\w+\.html)`", text)) <= error_pages.NAMES
+    assert f"{error_pages.MAX_FILE // 1024} KiB a file and {error_pages.MAX_ALL // 1024} KiB in all" in text

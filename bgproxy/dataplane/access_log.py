@@ -1,4 +1,4 @@
-"""One record per exchange, off the path of requests: collected in a list, formatted and written a few times a second.
+"""One record per exchange or refusal, off the path of requests: collected, formatted and written a few times a second.
 
 Writing happens in a thread, because a full pipe or a slow disk must not stop a request. What does not fit the bound is
 dropped and counted, never waited for. Query strings are not logged: they carry secrets.
@@ -21,9 +21,11 @@ from bgproxy.shm import worker_slot as slot
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.exchange import Exchange
+    from bgproxy.wire.request import RequestHead
 
 BATCHES: Final = 64  # waiting for the thread
 RECORDS: Final = 50_000  # waiting for the next flush
+REFUSED: Final = "refused"  # how a request ended that never became an exchange
 
 
 class AccessLog:
@@ -65,6 +67,17 @@ class AccessLog:
                 termination,
             )
         )
+
+    def record_refusal(
+        self, remote: bytes, request: RequestHead | None, status: int, bytes_out: int, request_id: bytes
+    ) -> None:
+        """A request that never became an exchange. None where it could not be read: broken bytes are not for a log."""
+        if len(self._records) >= RECORDS:
+            self._cells[slot.ACCESS_LOG_DROPPED] += 1
+            return
+        asked = (b"", b"", b"") if request is None else (request.method, request.host, request.target)
+        said = (status, 0, bytes_out, 0, None, "", 0, False, request_id, REFUSED)
+        self._records.append((time.time(), remote, *asked, *said))
 
     def flush(self) -> None:
         records, self._records = self._records, []
@@ -108,8 +121,8 @@ def _as_json(record: tuple[Any, ...]) -> bytes:
             "bytes_in": bytes_in,
             "bytes_out": bytes_out,
             "duration_s": round(duration_ns / 1e9, 6),
-            "colour": COLOURS[word & 1].label,
-            "epoch": word >> 1,
+            "colour": None if word is None else COLOURS[word & 1].label,
+            "epoch": None if word is None else word >> 1,
             "upstream": upstream,
             "attempts": attempts,
             "reused": reused,
@@ -123,7 +136,7 @@ def _as_json(record: tuple[Any, ...]) -> bytes:
 def _as_combined(record: tuple[Any, ...]) -> bytes:
     at, remote, method, _, target, status, _, bytes_out = record[:8]
     when = datetime.fromtimestamp(at, UTC).strftime("%d/%b/%Y:%H:%M:%S %z")
-    request = f"{_text(method)} {_text(target.partition(b'?')[0])} HTTP/1.1"
+    request = f"{_text(method)} {_text(target.partition(b'?')[0])} HTTP/1.1" if method else "-"
     return f'{_text(remote)} - - [{when}] "{request}" {status} {bytes_out} "-" "-"\n'.encode()
 
 

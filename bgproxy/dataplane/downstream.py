@@ -247,8 +247,7 @@ class Downstream(Connection):
         if 0 < limit < request.body:
             self.exchange = None
             refusal = Refusal(413, "body_too_large", f"the request body is larger than {limit} bytes")
-            id_line = self.peer.request_id_line(request)
-            self.refuse(refusal, request_head=b"".join(request.pieces), request_id_line=id_line)
+            self.refuse(refusal, request=request)
             return
         self.upload = Upload(request.body, limit)
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
@@ -336,21 +335,24 @@ class Downstream(Connection):
             buffer, self._buffer = self._buffer, b""
             self._turn.put(self, buffer)
 
-    def refuse(self, refusal: Refusal, *, request_head: bytes = b"", request_id_line: bytes = b"") -> None:
+    def refuse(self, refusal: Refusal, *, request_head: bytes = b"", request: RequestHead | None = None) -> None:
         """Answer ourselves and read no further request here. `request_head` is what there is of it, broken or not."""
         plane = self._plane
         plane.cells[slot.rejected_cell(refusal.reason)] += 1
-        self.write(
-            plane.replies.reply(
-                refusal.status,
-                refusal.reason,
-                refusal.detail,
-                asked=request_head[: plane.head_bytes],
-                date=plane.http_date,
-                request_id_line=request_id_line or plane.new_request_id_line(),
-                close=True,
-            )
+        id_line = plane.new_request_id_line() if request is None else self.peer.request_id_line(request)
+        answer = plane.replies.reply(
+            refusal.status,
+            refusal.reason,
+            refusal.detail,
+            asked=request_head[: plane.head_bytes] if request is None else b"".join(request.pieces),
+            date=plane.http_date,
+            request_id_line=id_line,
+            close=True,
         )
+        self.write(answer)
+        if plane.access_log is not None:
+            request_id = id_line.partition(b": ")[2]
+            plane.access_log.record_refusal(self.peer.address, request, refusal.status, len(answer), request_id)
         self._buffer = b""
         linger(plane, self)
 

@@ -17,7 +17,7 @@ VALUES = {name: name.upper() for name in PLACEHOLDERS} | {"status": "502"}
 
 
 def problem_of(kind: str, text: str) -> str:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         Template(kind, text)
     return str(caught.value)
 

@@ -104,6 +104,21 @@ def test_no_client_can_write_a_line_of_its_own(tmp_path: pathlib.Path, cells: me
     assert "%22" in lines[0]
 
 
+def test_a_refusal_has_a_record_too(tmp_path: pathlib.Path, cells: memoryview, monkeypatch: pytest.MonkeyPatch) -> None:
+    for style, expected in (
+        ("json", '"status":400,"bytes_in":0,"bytes_out":300,'),
+        ("combined", '"-" 400 300 "-" "-"'),
+    ):
+        log = AccessLog(AccessLogSettings(format=style, file=str(tmp_path / style)), cells)
+        log.record_refusal(b"192.0.2.1", None, 400, 300, b"id-1")
+        monkeypatch.setattr(access_log, "RECORDS", 1)
+        log.record_refusal(b"192.0.2.1", None, 400, 300, b"id-2")
+        log.close()
+        (line,) = (tmp_path / style).read_text().splitlines()
+        assert expected in line
+    assert cells[slot.ACCESS_LOG_DROPPED] == 2
+
+
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
@@ -219,3 +234,22 @@ def test_every_way_an_exchange_ends_has_its_word(logged: tuple[Plane, pathlib.Pa
     }
     assert records["/ok"]["request_id"] == plane.blue.requests[0].one("X-Request-ID") != "forged"
     assert records["/ok"]["upstream"] == plane.blue.address
+
+
+def test_what_is_refused_is_found_by_the_id_that_its_client_was_given(logged: tuple[Plane, pathlib.Path]) -> None:
+    plane, path = logged
+    plane.configure(settings(limits={"body_bytes": 10}, trusted_proxies=("127.0.0.0/8",)))
+    broken, large, late = plane.client(), plane.client(), plane.client()
+    broken.send(b"GET /\x01 HTTP/1.1\r\n\r\n")
+    late.send(request(target="/late"))
+    answers = [broken.answer(), large.ask("POST", "/large?x", "X-Request-ID: from-outside", body=b"x" * 11)]
+    assert late.answer().status == 200
+    eventually(lambda: path.read_text().count("\n") == 3, "three records")
+    records = {record["request_id"]: record for record in map(json.loads, path.read_text().splitlines())}
+    refused, oversized = (records[answer.one("X-Request-ID")] for answer in answers)
+    assert oversized["request_id"] == "from-outside"
+    nobody = {"colour": None, "epoch": None, "upstream": "", "termination": "refused"}
+    for record, answer in ((refused, answers[0]), (oversized, answers[1])):
+        assert record.items() >= (nobody | {"status": answer.status, "bytes_out": len(answer.raw)}).items()
+    assert [refused[name] for name in ("method", "host", "path")] == ["", "", ""], "broken bytes are not for a log"
+    assert [oversized[name] for name in ("method", "host", "path")] == ["POST", "app.example", "/large"]
