@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 PURE := bgproxy/core bgproxy/wire bgproxy/shm
 
-.PHONY: setup fmt lint types test soak cov ci bench bench-memory demo
+.PHONY: setup fmt lint types test soak clients cov ci bench bench-memory demo
 
 setup: ## a virtual environment with everything that the other targets need
 	python3 -m venv .venv
@@ -24,6 +24,9 @@ test:
 
 soak: ## what has to wait for longer than a person would
 	$(PYTHON) -m pytest -q -m soak
+
+clients: ## every real client; fails where one is not installed
+	BGPROXY_ALL_CLIENTS=1 $(PYTHON) -m pytest -q -n0 -m '' tests/e2e/test_clients.py
 
 cov: ## every branch of the pure parts, from their own tests
 	$(PYTHON) -m pytest -q tests/core tests/wire tests/shm \

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,16 @@ def test_the_http_page_lists_every_status_placeholder_and_file_of_an_error_page(
     assert set(re.findall(r"`\{\{(\w+)\}\}`", text)) == set(error_pages.PLACEHOLDERS)
     assert set(re.findall(r"`(\w+\.html)`", text)) <= error_pages.NAMES
     assert f"{error_pages.MAX_FILE // 1024} KiB a file and {error_pages.MAX_ALL // 1024} KiB in all" in text
+
+
+def test_the_http_page_lists_the_clients_that_the_tests_run() -> None:
+    table = page("http.md").partition("## Clients that were run through it")[2]
+    listed = {row.split()[0].lower() for row in re.findall(r"^\| (?!client)(\w.*?) \|", table, re.MULTILINE)}
+    source = (ROOT / "tests/e2e/test_clients.py").read_text()
+    assert listed == {"requests", "httpx", "aiohttp", "curl", "node", "undici", "chromium", "h2load", "wrk"}
+    assert all(name in source.lower() for name in listed)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    for name in ("requests", "httpx", "aiohttp"):
+        (least,) = re.findall(rf"^\| {name} (\d+\.\d+)", table, re.MULTILINE)
+        assert [each for each in pinned if each.startswith(f"{name}>={least},")], name

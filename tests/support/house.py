@@ -56,12 +56,12 @@ def bgproxy(
 
 
 class App:
-    """A colour_app process."""
+    """A colour_app process, or another module of tests.support that is started and told like it."""
 
-    def __init__(self, name: str, listen: str = "127.0.0.1:0") -> None:
+    def __init__(self, name: str, listen: str = "127.0.0.1:0", *, module: str = "colour_app") -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.colour_app", "--name", name, "--listen", listen],
+            [sys.executable, "-m", f"tests.support.{module}", "--name", name, "--listen", listen],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
