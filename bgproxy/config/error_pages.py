@@ -35,7 +35,7 @@ def read_error_pages(directory: Path, problems: Problems) -> dict[str, str]:
         try:
             pages[path.name] = _read(path)
         except ValueError as error:
-            complaints.append(f"{str(path)!r}: {error}")
+            complaints.append(f"{path.name!r}: {error}")  # not the path: a long one would leave no room for the rest
     if len(complaints) > COMPLAINTS:  # most likely it is another directory than was meant
         complaints[COMPLAINTS:] = [f"{str(directory)!r}: {len(complaints) - COMPLAINTS} more files are not usable"]
     size = sum(len(text.encode()) for text in pages.values())

@@ -95,7 +95,7 @@ def kind_of(name: str) -> str:
         return name.rpartition(".")[2]
     close = difflib.get_close_matches(name.lower(), sorted(NAMES), 1, 0.8)
     raise ValueError(
-        "no answer would ever use it; expected a status that bgproxy itself answers with "
-        f"({', '.join(map(str, STATUSES))}), 4xx, 5xx or error, and .html, .json or .txt"
+        "no answer would ever use it; expected 4xx, 5xx, error or a status that bgproxy itself answers with "
+        f"({', '.join(map(str, STATUSES))}), and .html, .json or .txt"
         + (f"; did you mean {close[0]}?" if close else "")
     )

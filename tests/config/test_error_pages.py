@@ -56,7 +56,11 @@ def test_pages_mounted_by_links_are_read(tmp_path, folder):
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("404.html", b"x", "no answer would ever use it; expected a status that bgproxy itself answers with (400, "),
+        (
+            "404.html",
+            b"x",
+            "no answer would ever use it; expected 4xx, 5xx, error or a status that bgproxy itself answers with (400, ",
+        ),
         ("502.htm", b"x", "did you mean 502.html?"),
         ("502.html", b"a\n\xe9", "line 2: the byte 0xe9 is not UTF-8; expected a page in UTF-8"),
         ("502.html", b"x" * (MAX_FILE + 1), f"the file is larger than {MAX_FILE} bytes"),
@@ -68,7 +72,7 @@ def test_pages_mounted_by_links_are_read(tmp_path, folder):
 def test_a_page_that_cannot_be_used_is_named(tmp_path, folder, name, data, said):
     (folder / name).write_bytes(data)
     (problem,) = problems_of(tmp_path, KEY)
-    assert problem.startswith(f"{PLACE}'pages/{name}': ")
+    assert problem.startswith(f"{PLACE}'{name}': ")
     assert said in problem
 
 
@@ -76,7 +80,7 @@ def test_every_wrong_page_is_named_at_once(tmp_path, folder):
     (folder / "a.html").write_text("")
     (folder / "b.html").write_text("")
     (folder / "error.html").write_text("fine")
-    assert [problem.split("'")[1] for problem in problems_of(tmp_path, KEY)] == ["pages/a.html", "pages/b.html"]
+    assert [problem.split("'")[1] for problem in problems_of(tmp_path, KEY)] == ["a.html", "b.html"]
 
 
 def test_a_directory_of_something_else_is_not_complained_about_for_ever(tmp_path, folder):
@@ -100,9 +104,9 @@ def test_what_is_no_file_is_refused_without_being_waited_for(tmp_path, folder):
     (folder / "503.html").mkdir()
     (folder / "504.html").symlink_to("nowhere")
     assert problems_of(tmp_path, KEY) == [
-        f"{PLACE}'pages/502.html': this is not a file; expected a page",
-        f"{PLACE}'pages/503.html': this is not a file; expected a page",
-        f"{PLACE}'pages/504.html': there is no such file",
+        f"{PLACE}'502.html': this is not a file; expected a page",
+        f"{PLACE}'503.html': this is not a file; expected a page",
+        f"{PLACE}'504.html': there is no such file",
     ]
 
 

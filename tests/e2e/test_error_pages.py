@@ -65,7 +65,7 @@ def test_a_page_that_cannot_be_used_is_said_before_anything_starts(tmp_path: Pat
     for command in (("check", str(config)), ("run", "-c", str(config), "--state-dir", str(tmp_path / "state"))):
         done = bgproxy(*command)
         assert done.returncode == EXIT_CONFIG
-        assert f"{config}:2:1: [server] error_pages: '{pages}/502.html': line 1: unknown placeholder {{{{titel}}}}" in (
+        assert f"{config}:2:1: [server] error_pages: '502.html': line 1: unknown placeholder {{{{titel}}}}" in (
             done.stdout + done.stderr
         )
         assert "Traceback" not in done.stderr
