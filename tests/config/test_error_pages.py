@@ -91,6 +91,14 @@ def test_a_directory_of_something_else_is_not_complained_about_for_ever(tmp_path
     assert problems[-1] == f"{PLACE}'pages': {100 - COMPLAINTS} more files are not usable"
 
 
+def test_a_deep_directory_leaves_room_for_what_is_wrong(tmp_path):
+    folder = tmp_path / ("d" * 200)
+    folder.mkdir()
+    (folder / "502.htm").write_text("x")
+    (problem,) = problems_of(tmp_path, f'[server]\nerror_pages = "{folder.name}"')
+    assert problem.endswith("; did you mean 502.html?")
+
+
 def test_all_pages_together_are_bounded(tmp_path, folder):
     for name in ("400.html", "502.html"):
         (folder / name).write_bytes(b"x" * MAX_FILE)
