@@ -17,7 +17,7 @@ from bgproxy.dataplane.linger import linger
 from bgproxy.dataplane.peer import Peer
 from bgproxy.dataplane.upload import Upload
 from bgproxy.shm import worker_slot as slot
-from bgproxy.wire.request import ReadRequest, Refusal, RequestHead, why_incomplete_is_hopeless
+from bgproxy.wire.request import ReadRequest, Refusal, RequestHead, len_of_empty_lines, why_incomplete_is_hopeless
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.plane import DataPlane
@@ -211,7 +211,7 @@ class Downstream(Connection):
     def _read_after_empty_lines(self, data: bytes) -> None:
         """RFC 9112 2.2: a client may send some before its request line."""
         self._buffer = b""
-        rest = data.lstrip(b"\r\n")
+        rest = data[len_of_empty_lines(data) :]
         if rest:
             self.handle(rest)
 
@@ -224,7 +224,7 @@ class Downstream(Connection):
         if b"\r\n" not in data and len(data) > plane.settings.limits.target_bytes + 32:
             self.refuse(Refusal(414, "target_too_long", "the request target is too long"), request_head=data)
             return
-        if not data.strip(b"\r\n"):  # empty lines behind the last request are not the beginning of one
+        if data == b"\r\n":  # an empty line behind the last request is not the beginning of one
             self._buffer = b""
             return
         hopeless = why_incomplete_is_hopeless(data)

@@ -268,9 +268,19 @@ _METHODS_KNOWN = frozenset(
 _METHODS_SERVED = _METHODS_KNOWN - _REFUSED_METHODS.keys()
 
 
+def len_of_empty_lines(data: bytes) -> int:
+    """How much of `data` is empty lines before a request line (RFC 9112 2.2). A CR or LF alone is none."""
+    end = 0
+    while data.startswith(b"\r\n", end):
+        end += 2
+    return end
+
+
 def why_incomplete_is_hopeless(beginning: bytes) -> Refusal | None:
     """A head whose end has not come: can it still become valid? Bare LF, other protocols and HTTP/0.9 can't."""
-    text = beginning.lstrip(b"\r\n") if beginning[:1] in (b"\r", b"\n") else beginning
+    text = beginning[len_of_empty_lines(beginning) :] if beginning[:1] == b"\r" else beginning
+    if text == b"\r":
+        return None  # of another empty line
     line, line_end, _ = text.partition(b"\n")
     if b"\n" in text and text.count(b"\n") != text.count(b"\r\n"):
         return Refusal(400, "bad_request", "a line of the request head does not end with CRLF")

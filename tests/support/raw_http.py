@@ -89,7 +89,7 @@ class Wire:
 
     def rest(self) -> bytes:
         """Everything up to the peer's FIN; ConnectionResetError where it was a RST."""
-        while data := self.sock.recv(1 << 20):
+        while data := self._recv(1 << 20):
             self._unread += data
         return self._cut(len(self._unread))
 
@@ -130,10 +130,13 @@ class Wire:
             message.trailers.append(_field(line[:-2].decode("latin-1")))
 
     def _receive(self) -> None:
-        data = self.sock.recv(1 << 16)
+        data = self._recv(1 << 16)
         if not data:
             raise Ended(self._taken + self._unread)
         self._unread += data
+
+    def _recv(self, size: int) -> bytes:
+        return self.sock.recv(size)
 
     def _cut(self, count: int) -> bytes:
         data, self._unread = self._unread[:count], self._unread[count:]

@@ -21,13 +21,23 @@ if TYPE_CHECKING:
 
 
 class Conversation(Wire):
-    """One connection, as the script sees it; `number` counts from 0, `ended` is set once the script is done."""
+    """One connection, as the script sees it; `number` counts from 0, `ended` is set once the script is done.
+
+    `heard` is every byte that came, where the upstream records; None where it does not.
+    """
 
     def __init__(self, sock: socket.socket, upstream: RawUpstream, number: int) -> None:
         super().__init__(sock)
         self._upstream = upstream
         self.number = number
         self.ended = threading.Event()
+        self.heard = bytearray() if upstream.records else None
+
+    def _recv(self, size: int) -> bytes:
+        data = super()._recv(size)
+        if self.heard is not None:
+            self.heard += data
+        return data
 
     def request(self) -> Message:
         """The next whole request; `Ended` where there is none."""
@@ -64,8 +74,17 @@ HELLO = answering(response(200, b"hello"))
 class RawUpstream:
     """Listens on a port of its own (or a unix socket) from its making to `close`."""
 
-    def __init__(self, script: Script = HELLO, *, host: str = "127.0.0.1", path: str = "", receive_buffer: int = 0):
+    def __init__(
+        self,
+        script: Script = HELLO,
+        *,
+        host: str = "127.0.0.1",
+        path: str = "",
+        receive_buffer: int = 0,
+        records: bool = False,
+    ):
         self.script = script
+        self.records = records
         self.requests: list[Message] = []
         self.conversations: list[Conversation] = []
         self._errors: list[BaseException] = []

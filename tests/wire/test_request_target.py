@@ -215,9 +215,10 @@ WHOLE = request("GET /a?b HTTP/1.1", "A: 1", "B: 2")
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))
-@pytest.mark.parametrize("before", [b"", b"\r\n"])
+@pytest.mark.parametrize("before", [b"", b"\r", b"\r\n", b"\r\n\r"])
 def test_the_beginning_of_a_valid_head_is_waited_for(before, length):
-    assert why_incomplete_is_hopeless((before + WHOLE)[:length]) is None
+    beginning = (before + WHOLE)[:length] if before.endswith(b"\n") or not before else before
+    assert why_incomplete_is_hopeless(beginning) is None
 
 
 @pytest.mark.parametrize(
@@ -234,6 +235,11 @@ def test_the_beginning_of_a_valid_head_is_waited_for(before, length):
             b"a:b",
             b"GET\r\n",
             b"GET\rX",
+            b"\rGET",
+            b"\nGET",
+            b"\n",
+            b"\r\r",
+            b"\r\n\n",
         ),
         *(
             b"GET /\r\n",
