@@ -354,7 +354,7 @@ def test_forty_thousand_chunks_of_a_byte_leave_as_fewer(through: Through) -> Non
     assert heard < 80_000, "of 240 000 that came"
 
 
-# --- bodies where nobody expects them, and none where one might ---------------------------------------------------------
+# --- bodies where nobody expects them, and none where one might ---------------------------------------------------
 
 
 @pytest.mark.says("Empty lines before a request line are ignored")
@@ -406,7 +406,7 @@ def test_a_body_that_breaks_off_anywhere_is_never_completed(through: Through, se
     through.assert_nothing_was_completed()
 
 
-# --- what is written in docs/http.md about a body's limits ------------------------------------------------------------------
+# --- a body's limits --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.says("body over `body_bytes`")

@@ -7,6 +7,7 @@ no code with the proxy and knows nothing of what was meant.
 from __future__ import annotations
 
 import contextlib
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tests.support.raw_upstream import Conversation, RawUpstream, Script
 
 SMUGGLED = request(target="/smuggled")
-CLEAN = response(200, b"clean")
 # What the proxy says of itself and of the client in every request.
 OWN_FIELDS = {"host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via", "x-request-id"}
 
@@ -184,26 +184,84 @@ def _pieces(data: bytes) -> list[bytes]:
     return [data[i : i + size] for i in range(0, len(data), size)][::-1]
 
 
-def playing(*pieces: bytes, then: str = "stay", before: int = 0) -> Script:
-    """Plays these bytes in answer to `/case` and a clean answer to everything else.
+class Prompted(Through):
+    """The test itself speaks for the upstream to requests for `/case…`; all others get a clean answer."""
 
-    `then`: `stay` open for another request, `close`, or `reset`. `before`: answer when so many bytes of the request have
-    come, without reading the rest first; 0 for the whole request.
-    """
+    def __init__(self, plane: Plane, with_settings: WorkerSettings | None = None, *, reads_bodies: bool = True) -> None:
+        """`reads_bodies`: wait for whole requests; else a prompt is due behind the head of the first request."""
+        self._waiting: dict[str, Conversation] = {}
+        self._reads_bodies = reads_bodies
+        super().__init__(plane, with_settings, script=self._listen)
 
-    def script(conversation: Conversation) -> None:
+    def _listen(self, conversation: Conversation) -> None:
         while True:
-            if before:
-                conversation.take(before)
-            elif conversation.request().target != "/case":
-                conversation.send(CLEAN)
-                continue
-            conversation.send(*pieces)
-            if then != "stay":
-                getattr(conversation, then)()
-                return
-            if before:
+            if self._reads_bodies:
+                target = conversation.request().target
+            else:
+                target = conversation.until(b"\r\n\r\n").split(b" ")[1].decode()
+            if target.startswith("/case"):
+                self._waiting[target] = conversation
+            else:
+                conversation.send(response(200, target.encode()))
+            if not self._reads_bodies:
                 conversation.rest()
-                return
 
-    return script
+    def ask(
+        self, target: str = "/case", *fields: str, method: str = "GET", body: bytes = b"", version: str = "1.1"
+    ) -> tuple[RawClient, Prompt]:
+        """A client that waits for its answer, and who is to give it."""
+        client = self.at_once(request(method, target, *fields, body=body, version=version))
+        return client, self.prompt(target)
+
+    def prompt(self, target: str = "/case") -> Prompt:
+        eventually(lambda: target in self._waiting, f"a request for {target}")
+        return Prompt(self._waiting.pop(target))
+
+    def spell(self, said: Mapping[Prompt, bytes]) -> None:
+        """All at a time, a byte each, and the next when the worker has read them."""
+        left = {prompt: _pieces(data) for prompt, data in said.items()}
+        while left:
+            for prompt, pieces in tuple(left.items()):
+                prompt.say(pieces.pop())
+                if not pieces:
+                    del left[prompt]
+            self.settle()
+
+    def settle(self) -> None:
+        """The worker has read what was sent to it until now."""
+        assert self.plane.cells is not None
+
+
+class Prompt:
+    """The upstream's end of one connection, in the test's hand; its script goes on reading requests."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+
+    def say(self, data: bytes) -> None:
+        try:
+            self.conversation.sock.sendall(data)
+        except OSError:  # the proxy has hung up: seen in what it did
+            pass
+
+    def finish(self) -> None:
+        """FIN, and go on reading."""
+        with contextlib.suppress(OSError):
+            self.conversation.finish_sending()
+
+    def close(self) -> None:
+        """FIN, and nothing is read any more."""
+        with contextlib.suppress(OSError):
+            self.conversation.sock.shutdown(socket.SHUT_RD)  # its script wakes, and closes
+
+    def reset(self) -> None:
+        with contextlib.suppress(OSError):
+            self.conversation.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.close()
+
+    @property
+    def is_ended(self) -> bool:
+        return self.conversation.ended.is_set()
+
+    def assert_dropped(self) -> None:
+        eventually(lambda: self.is_ended, "the end of the upstream connection")
