@@ -187,8 +187,7 @@ class Downstream(Connection):
         elif end == 4:
             self._read_after_empty_lines(data)
         elif end > plane.head_bytes:
-            refusal = Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes")
-            self.refuse(refusal, request_head=data)
+            self._refuse_large(data)
         else:
             head, self._buffer = data[:end], data[end:]
             self._begin_judged(plane.requests.read(head), head)
@@ -217,12 +216,8 @@ class Downstream(Connection):
 
     def _await_rest_of_head(self, data: bytes) -> None:
         plane = self._plane
-        if len(data) > plane.head_bytes:
-            refusal = Refusal(431, "head_too_large", f"the request head is longer than {plane.head_bytes} bytes")
-            self.refuse(refusal, request_head=data)
-            return
-        if b"\r\n" not in data and len(data) > plane.settings.limits.target_bytes + 32:
-            self.refuse(Refusal(414, "target_too_long", "the request target is too long"), request_head=data)
+        if len(data) > plane.head_bytes or (b"\r\n" not in data and len(data) > self._most_of_a_line):
+            self._refuse_large(data)
             return
         if data == b"\r\n":  # an empty line behind the last request is not the beginning of one
             self._buffer = b""
@@ -234,6 +229,19 @@ class Downstream(Connection):
         if not self._buffer:  # once per head: a dripped byte does not extend it
             self.deadline = plane.clock() + plane.header_ns
         self._buffer = data
+
+    @property
+    def _most_of_a_line(self) -> int:
+        return self._plane.settings.limits.target_bytes + 32
+
+    def _refuse_large(self, data: bytes) -> None:
+        """The same answer whether it came at once or bit by bit."""
+        if 0 <= data.find(b"\r\n") <= self._most_of_a_line:
+            limit = self._plane.head_bytes
+            refusal = Refusal(431, "head_too_large", f"the request head is longer than {limit} bytes")
+        else:
+            refusal = Refusal(414, "target_too_long", "the request target is too long")
+        self.refuse(refusal, request_head=data)
 
     def _keep_pipelined(self, data: bytes) -> None:
         self._buffer += data

@@ -35,6 +35,7 @@ _HOSTS_REMEMBERED = 1024
 _CR = 0x0D
 # The first line of a request that has nothing unusual about it, at the beginning of a head or of its first piece.
 _plain_line = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[^#\x00-\x20\x7f]*) HTTP/1\.1(?:\r\n|\Z)").match
+_empty_lines = re.compile(rb"(?:\r\n)+").match
 _OWN = ("host", "content-length", "expect")
 _REFUSED_METHODS = {b"CONNECT": 501, b"TRACE": 405, b"PRI": 505, b"SOURCE": 501}
 
@@ -270,10 +271,8 @@ _METHODS_SERVED = _METHODS_KNOWN - _REFUSED_METHODS.keys()
 
 def len_of_empty_lines(data: bytes) -> int:
     """How much of `data` is empty lines before a request line (RFC 9112 2.2). A CR or LF alone is none."""
-    end = 0
-    while data.startswith(b"\r\n", end):
-        end += 2
-    return end
+    match = _empty_lines(data)
+    return match.end() if match else 0
 
 
 def why_incomplete_is_hopeless(beginning: bytes) -> Refusal | None:

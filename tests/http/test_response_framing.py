@@ -496,7 +496,7 @@ UNTIL_CLOSE = {
 
 @pytest.mark.says("A body of unknown length goes out chunked")
 @pytest.mark.parametrize("sent", UNTIL_CLOSE.values(), ids=UNTIL_CLOSE)
-@pytest.mark.parametrize("body", [b"", b"hello", POISON])
+@pytest.mark.parametrize("body", [b"", b"hello", POISON], ids=["empty", "hello", "like a response"])
 def test_a_body_that_ends_with_its_connection_is_framed_anew(prompted: Prompted, sent: bytes, body: bytes) -> None:
     client, upstream = prompted.ask()
     upstream.say(sent + body)

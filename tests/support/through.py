@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import h11
 
-from tests.support.plane import eventually
-from tests.support.raw_http import Ended, request, response
+from tests.support.raw_http import PATIENCE_S, Ended, request, response
 from tests.support.raw_upstream import answering
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Through:
         for conversation, whole, rest in self.conversations():
             assert whole == []
             if rest:
-                eventually(conversation.ended.is_set, "the end of the upstream connection")
+                assert conversation.ended.wait(PATIENCE_S), "the upstream connection is still open"
                 assert whole_requests(bytes(conversation.heard or b""))[1].startswith(rest)
 
     def requests(self) -> list[Whole]:
@@ -190,6 +190,7 @@ class Prompted(Through):
     def __init__(self, plane: Plane, with_settings: WorkerSettings | None = None, *, reads_bodies: bool = True) -> None:
         """`reads_bodies`: wait for whole requests; else a prompt is due behind the head of the first request."""
         self._waiting: dict[str, Conversation] = {}
+        self._asked = threading.Condition()
         self._reads_bodies = reads_bodies
         super().__init__(plane, with_settings, script=self._listen)
 
@@ -200,7 +201,9 @@ class Prompted(Through):
             else:
                 target = conversation.until(b"\r\n\r\n").split(b" ")[1].decode()
             if target.startswith("/case"):
-                self._waiting[target] = conversation
+                with self._asked:
+                    self._waiting[target] = conversation
+                    self._asked.notify_all()
             else:
                 conversation.send(response(200, target.encode()))
             if not self._reads_bodies:
@@ -214,8 +217,9 @@ class Prompted(Through):
         return client, self.prompt(target)
 
     def prompt(self, target: str = "/case") -> Prompt:
-        eventually(lambda: target in self._waiting, f"a request for {target}")
-        return Prompt(self._waiting.pop(target))
+        with self._asked:
+            assert self._asked.wait_for(lambda: target in self._waiting, PATIENCE_S), f"no request for {target}"
+            return Prompt(self._waiting.pop(target))
 
     def spell(self, said: Mapping[Prompt, bytes]) -> None:
         """All at a time, a byte each, and the next when the worker has read them."""
@@ -264,4 +268,4 @@ class Prompt:
         return self.conversation.ended.is_set()
 
     def assert_dropped(self) -> None:
-        eventually(lambda: self.is_ended, "the end of the upstream connection")
+        assert self.conversation.ended.wait(PATIENCE_S), "the upstream connection is still open"
