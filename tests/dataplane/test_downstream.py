@@ -96,6 +96,7 @@ def test_a_request_that_comes_while_another_is_answered_waits_its_turn(plane: Pl
     assert [client.answer().body for _ in range(5)] == [b"/0", b"/1", b"/2", b"/3", b"/4"]
 
 
+@pytest.mark.says("At most `pipeline` further requests")
 def test_what_is_pipelined_without_end_is_not_read_without_end(plane: Plane) -> None:
     plane.blue.script = silent
     before = plane.worker.resident_bytes()
@@ -390,6 +391,7 @@ def test_a_client_that_has_said_all_it_wants_still_gets_its_answers(plane: Plane
     assert client.is_ended()
 
 
+@pytest.mark.says("Half-closed clients")
 def test_a_client_that_half_closes_and_is_never_answered_is_taken_for_gone(plane: Plane) -> None:
     plane.blue.script = silent
     client = plane.client()

@@ -77,6 +77,7 @@ def test_what_an_upstream_says_about_colours_is_not_believed(plane: Plane) -> No
     assert answer.all("X-BG-Colour") == answer.all("X-BG-Epoch") == []
 
 
+@pytest.mark.says("Never across colours")
 def test_a_failing_colour_is_never_helped_out_by_the_other(plane: Plane) -> None:
     refused = plane.upstream()
     refused.close()
@@ -195,6 +196,7 @@ def test_a_response_that_ends_with_its_connection_becomes_chunked(plane: Plane) 
     assert len(plane.blue.conversations) == 2
 
 
+@pytest.mark.says("Server-sent events and everything else")
 def test_server_sent_events_arrive_one_by_one_and_count_as_a_stream(plane: Plane) -> None:
     heard = threading.Semaphore(0)
 

@@ -55,6 +55,7 @@ def test_an_upstream_that_cannot_be_found_is_an_error_that_names_no_address(plan
 # --- connects that fail -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("A failed connect goes to another upstream")
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_refused_connect_goes_to_another_upstream_of_the_pool(plane: Plane, method: str) -> None:
     plane.configure(blue=[gone(plane), plane.blue])
@@ -65,6 +66,7 @@ def test_a_refused_connect_goes_to_another_upstream_of_the_pool(plane: Plane, me
     assert len(plane.blue.requests) == 4
 
 
+@pytest.mark.says("A failed connect goes to another upstream")
 def test_retries_end_where_the_settings_say(plane: Plane) -> None:
     plane.configure(settings(upstream={"retries": 1}), blue=[gone(plane) for _ in range(3)])
     answer = plane.client().ask()
@@ -75,6 +77,7 @@ def test_retries_end_where_the_settings_say(plane: Plane) -> None:
     assert plane.failed("connect_refused") == 3
 
 
+@pytest.mark.says("no connection within `connect_timeout`")
 def test_a_connect_that_takes_too_long_is_given_up(plane: Plane) -> None:
     with socket.socket() as full, ExitStack() as waiting:
         full.bind(("127.0.0.1", 0))
@@ -163,6 +166,7 @@ def test_connections_are_parked_and_used_again(plane: Plane) -> None:
     assert plane.cells[slot.UPSTREAM_CONNECTIONS] == 1
 
 
+@pytest.mark.says("For all other requests a parked connection is first looked at")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST"])
 @pytest.mark.parametrize("body", [b"", b"x"], ids=["without body", "with body"])
 @pytest.mark.parametrize("first", ["request", "close"])
@@ -245,6 +249,7 @@ def test_a_waiting_request_gets_a_new_connection_when_the_old_one_breaks(plane: 
     assert len(plane.blue.conversations) == 2
 
 
+@pytest.mark.says("all connections busy and `max_waiting` waiting")
 def test_the_queue_is_bounded_in_length_and_in_time(plane: Plane) -> None:
     plane.blue.script = silent
     plane.configure(settings(upstream={"max_connections": 1, "max_waiting": 1, "connect_timeout": 0.3}))

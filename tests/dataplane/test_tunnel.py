@@ -47,6 +47,7 @@ def tunnelled(plane: Plane) -> RawClient:
 # --- what makes a tunnel ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
 def test_a_websocket_conversation_goes_through(plane: Plane) -> None:
     def echo(websocket: ServerConnection) -> None:
         for message in websocket:
@@ -171,6 +172,7 @@ def test_an_upstream_that_leaves_takes_the_client_with_it(plane: Plane, end: str
     eventually(lambda: plane.cells[slot.UPSTREAM_CONNECTIONS] == 0, "no upstream connection")
 
 
+@pytest.mark.says("When one side ends, the other has about a second")
 def test_a_side_that_has_finished_may_still_be_told_the_rest(plane: Plane) -> None:
     def script(conversation: Conversation) -> None:
         conversation.request()

@@ -444,6 +444,7 @@ def connection() -> UpstreamConnection:
 # --- a slow reader bounds memory --------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("Backpressure both ways")
 def test_a_slow_client_holds_the_upstream_back(plane: Plane) -> None:
     size, sent = 64 * MIB, []
 
@@ -470,6 +471,7 @@ def test_a_slow_client_holds_the_upstream_back(plane: Plane) -> None:
     assert len(sent) == 64
 
 
+@pytest.mark.says("Backpressure both ways")
 def test_a_slow_upstream_holds_the_client_back(plane: Plane) -> None:
     size, go = 64 * MIB, threading.Event()
 

@@ -112,6 +112,10 @@ def test_a_connection_whose_request_body_was_not_taken_is_never_parked(plane: Pl
 # --- our own answers --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("The proxy's own answers are small")
+@pytest.mark.says("our own answer to a request whose body was not read")
+@pytest.mark.says("connection refused, unreachable")
+@pytest.mark.says("nobody in the pool may take traffic")
 def test_our_own_answers_are_framed_and_give_nothing_away(plane: Plane) -> None:
     gone = plane.upstream()
     gone.close()

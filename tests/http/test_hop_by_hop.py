@@ -46,6 +46,7 @@ REMOVED = {
 }
 
 
+@pytest.mark.says("Removed: `Connection` and what it names")
 @pytest.mark.says("All other fields as they came")
 @pytest.mark.parametrize("fields", REMOVED.values(), ids=REMOVED)
 def test_fields_for_this_hop_end_here(through: Through, fields: list[str]) -> None:
@@ -53,6 +54,7 @@ def test_fields_for_this_hop_end_here(through: Through, fields: list[str]) -> No
     assert sent_on(through, *kept) == (("x-before", "1"), ("x-behind", "2"))
 
 
+@pytest.mark.says("Removed: `Connection` and what it names")
 @pytest.mark.says("All other fields as they came")
 def test_te_trailers_passes_on(through: Through) -> None:
     assert sent_on(through, "TE: gzip, trailers;q=1, Trailers") == (("connection", "TE"), ("te", "trailers"))
@@ -61,6 +63,7 @@ def test_te_trailers_passes_on(through: Through) -> None:
 OURS = ["Host", "Content-Length", "Transfer-Encoding", "X-Forwarded-For", "X-Forwarded-Proto", "Via", "X-Request-ID"]
 
 
+@pytest.mark.says("Removed: `Connection` and what it names")
 @pytest.mark.says("All other fields as they came")
 @pytest.mark.says("`X-Forwarded-For`, `-Proto`, `-Host`")
 @pytest.mark.parametrize("name", [*OURS, "X-Forwarded-Host", ", ".join(OURS), "close, " + ",".join(OURS).lower()])
@@ -72,6 +75,7 @@ def test_connection_cannot_take_away_what_is_ours(through: Through, name: str) -
     assert asked.all("x-forwarded-for") == ["127.0.0.1"]
 
 
+@pytest.mark.says("Max-Forwards")
 @pytest.mark.says("All other fields as they came")
 def test_everything_else_passes_in_order_byte_for_byte(through: Through) -> None:
     fields = [
@@ -113,6 +117,7 @@ CLAIMS = [
 ]
 
 
+@pytest.mark.says("From a peer in `trusted_proxies`")
 @pytest.mark.says("`X-Forwarded-For`, `-Proto`, `-Host`")
 def test_what_a_stranger_claims_is_replaced_or_dropped(through: Through) -> None:
     assert sent_on(through, *CLAIMS, *CLAIMS) == ()
@@ -128,6 +133,7 @@ def test_what_a_stranger_claims_is_replaced_or_dropped(through: Through) -> None
     assert request_id not in ("", "mine")
 
 
+@pytest.mark.says("From a peer in `trusted_proxies`")
 @pytest.mark.says("`X-Forwarded-For`, `-Proto`, `-Host`")
 def test_what_a_trusted_proxy_claims_is_extended_or_kept(plane: Plane) -> None:
     through = Through(plane, settings(trusted_proxies=("127.0.0.1/32",)))
@@ -187,6 +193,7 @@ def test_everything_else_of_a_response_passes_byte_for_byte(plane: Plane) -> Non
     assert b"\r\n" + b"\r\n".join(fields) + b"\r\n" in got.raw
 
 
+@pytest.mark.says("With `[headers] expose`")
 @pytest.mark.says("Status line, fields and order as they came")
 def test_what_is_exposed_is_ours_alone(plane: Plane) -> None:
     Through(

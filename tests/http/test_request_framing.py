@@ -178,6 +178,11 @@ REFUSED = {
 }
 
 
+@pytest.mark.says("One rule: **ambiguous means refused**")
+@pytest.mark.says("After a refusal no further byte")
+@pytest.mark.says("Content-Length twice with the same number")
+@pytest.mark.says("Transfer-Encoding in an HTTP/1.0 message")
+@pytest.mark.says("a transfer coding we do not know")
 @pytest.mark.says("Content-Length and Transfer-Encoding together")
 @pytest.mark.says("Transfer-Encoding that names chunked but is not exactly")
 @pytest.mark.says("another transfer coding")
@@ -264,6 +269,7 @@ BAD_CHUNKS = {
 }
 
 
+@pytest.mark.says("a chunk size of more than 15 digits")
 @pytest.mark.says("malformed chunk, extension or trailer")
 @pytest.mark.parametrize("sent", cases(BAD_CHUNKS))
 def test_a_malformed_chunked_body_is_never_completed(through: Through, sent: bytes) -> None:
@@ -296,6 +302,7 @@ GOOD_CHUNKS = {
 }
 
 
+@pytest.mark.says("Extensions are dropped")
 @pytest.mark.says("Framing written anew")
 def test_a_chunked_body_is_framed_anew_and_its_extensions_end_here(through: Through) -> None:
     table = {name: CHUNKED + sent + LAST + request(target="/next") for name, (sent, _) in GOOD_CHUNKS.items()}
@@ -310,6 +317,7 @@ def test_a_chunked_body_is_framed_anew_and_its_extensions_end_here(through: Thro
         assert not re.search(rb"[0-9A-F];", conversation.heard or b""), "an extension"
 
 
+@pytest.mark.says("case and blanks around")
 @pytest.mark.says("Framing written anew")
 @pytest.mark.parametrize("spelled", [b"chunked", b"CHUNKED", b"Chunked", b" chunked  ", b"\tchunked"])
 def test_case_and_blanks_do_not_matter_in_a_transfer_encoding(through: Through, spelled: bytes) -> None:
@@ -317,6 +325,7 @@ def test_case_and_blanks_do_not_matter_in_a_transfer_encoding(through: Through, 
     assert [(each.all("transfer-encoding"), each.body) for each in through.requests()] == [(["chunked"], b"hello")]
 
 
+@pytest.mark.says("leading zeros in a Content-Length")
 @pytest.mark.says("Framing written anew")
 @pytest.mark.parametrize(("value", "sent"), [(b"5", "5"), (b"0", "0"), (b"005", "5"), (b" 5\t", "5"), (b"0" * 18, "0")])
 def test_a_content_length_is_a_decimal_number_written_anew(through: Through, value: bytes, sent: str) -> None:
@@ -334,6 +343,8 @@ UNSAFE_TRAILERS = (
 )
 
 
+@pytest.mark.says("trailers")
+@pytest.mark.says("Extensions are dropped; trailers pass")
 @pytest.mark.says("Framing written anew")
 def test_trailers_pass_as_trailers_unless_they_would_frame_route_or_authenticate(through: Through) -> None:
     unsafe = b"".join(b"%b: 6\r\n" % name.encode() for name in UNSAFE_TRAILERS)
@@ -357,6 +368,7 @@ def test_forty_thousand_chunks_of_a_byte_leave_as_fewer(through: Through) -> Non
 # --- bodies where nobody expects them, and none where one might ---------------------------------------------------
 
 
+@pytest.mark.says("A request without Content-Length")
 @pytest.mark.says("Empty lines before a request line are ignored")
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
 def test_without_a_framing_there_is_no_body_whatever_the_method(through: Through, method: str) -> None:
@@ -374,6 +386,7 @@ def test_empty_lines_before_a_request_are_ignored(through: Through, empty: bytes
     assert [each.target for each in through.requests()] == ["/1", "/2"] * 2
 
 
+@pytest.mark.says("a body with GET, HEAD, DELETE or OPTIONS")
 @pytest.mark.says("Framing written anew")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "PROPFIND"])
 def test_a_body_of_any_method_is_forwarded_and_never_left_on_the_wire(through: Through, method: str) -> None:
@@ -389,6 +402,7 @@ def test_a_body_of_any_method_is_forwarded_and_never_left_on_the_wire(through: T
 # --- a client that leaves in the middle -------------------------------------------------------------------------------
 
 
+@pytest.mark.says("FIN within a body aborts")
 @pytest.mark.says("Half-closed clients")
 @pytest.mark.parametrize("end", ["finish_sending", "reset"])
 @pytest.mark.parametrize(

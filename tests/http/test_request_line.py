@@ -166,6 +166,10 @@ CASES = [
 ]
 
 
+@pytest.mark.says("Host empty")
+@pytest.mark.says("bytes over 127 in a target")
+@pytest.mark.says("a method in lower case")
+@pytest.mark.says("HTTP/1.2")
 @pytest.mark.says("not valid HTTP/1.1: bare CR or LF")
 @pytest.mark.says("no Host in HTTP/1.1")
 @pytest.mark.says("a target that is neither a path")
@@ -204,6 +208,7 @@ def test_a_path_passes_byte_for_byte(through: Through) -> None:
     assert [each.target for each in through.requests()] == AS_THEY_CAME
 
 
+@pytest.mark.says("HTTP/1.1 and HTTP/1.0 towards clients")
 @pytest.mark.says("The request line with our own version")
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "QUERY"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
@@ -230,6 +235,8 @@ ABSOLUTE = {
 }
 
 
+@pytest.mark.says("an absolute target that differs from Host")
+@pytest.mark.says("`https://` in an absolute target")
 @pytest.mark.says("The request line with our own version")
 @pytest.mark.parametrize(("line", "target", "host"), ABSOLUTE.values(), ids=ABSOLUTE)
 def test_the_authority_of_the_target_is_the_host(through: Through, line: bytes, target: str, host: str) -> None:

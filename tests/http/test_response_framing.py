@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.plane import Plane
     from tests.support.raw_client import RawClient
+    from tests.support.raw_upstream import Conversation
     from tests.support.through import Prompt
 
 POISON = response(200, b"poison")
@@ -183,6 +184,12 @@ NOT_RELAYED = {
 }
 
 
+@pytest.mark.says("One rule: **ambiguous means refused**")
+@pytest.mark.says("Content-Length twice with the same number")
+@pytest.mark.says("Transfer-Encoding in an HTTP/1.0 message")
+@pytest.mark.says("a status code outside 100–599")
+@pytest.mark.says("an empty line before a status line")
+@pytest.mark.says("folded fields from an upstream")
 @pytest.mark.says("not valid HTTP/1.1, ambiguous framing, a head over 64 KiB")
 @pytest.mark.parametrize("sent", NOT_RELAYED.values(), ids=NOT_RELAYED)
 def test_what_is_not_clear_http_is_not_relayed(prompted: Prompted, sent: bytes) -> None:
@@ -234,6 +241,7 @@ ODD_BUT_CLEAR = {
 }
 
 
+@pytest.mark.says("a status line without a reason")
 @pytest.mark.says("Status line, fields and order as they came")
 @pytest.mark.parametrize("line", ODD_BUT_CLEAR.values(), ids=ODD_BUT_CLEAR)
 def test_an_odd_status_line_that_is_clear_passes(prompted: Prompted, line: bytes) -> None:
@@ -280,6 +288,9 @@ SURPLUS = {
 }
 
 
+@pytest.mark.says("HEAD, 204 and 304 have none")
+@pytest.mark.says("Content-Length in a 204")
+@pytest.mark.says("Content-Length in a 304")
 @pytest.mark.says("A connection is parked only where it stands")
 @pytest.mark.says("A body of unknown length goes out chunked")
 @pytest.mark.parametrize(("sent", "method", "body"), WHOLE.values(), ids=WHOLE)
@@ -562,6 +573,50 @@ def test_forty_thousand_chunks_of_a_byte_leave_as_fewer(prompted: Prompted) -> N
     assert len(answer.raw) < 80_000, "of 240 000 that came"
 
 
+# --- before anybody asked ---------------------------------------------------------------------------------------------
+
+UNASKED: dict[str, Callable[[Conversation], object]] = {
+    "closes": lambda conversation: None,
+    "resets": lambda conversation: conversation.reset(),
+    "greets": lambda conversation: (conversation.send(b"220 mail.example ESMTP\r\n"), conversation.rest()),
+    "greets and closes": lambda conversation: conversation.send(b"SSH-2.0-x\r\n"),
+}
+
+
+@pytest.mark.says("an upstream that speaks or closes before it is asked")
+@pytest.mark.parametrize("script", UNASKED.values(), ids=UNASKED)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_upstream_that_does_not_wait_to_be_asked(
+    plane: Plane, script: Callable[[Conversation], object], method: str
+) -> None:
+    """What listens where an app should: another service, or a forwarder with nobody behind it."""
+    plane.configure(settings(upstream={"passive_failures": 0}), blue=[plane.upstream(script)])
+    clients = [plane.client() for _ in range(10)]
+    for client in clients:
+        client.send(request(method, body=b"x" if method == "POST" else b""))
+    for client in clients:
+        answer = client.answer()
+        assert answer.status == 502
+        assert answer.one("X-BG-Reason") in ("bad_response", "closed_before_response", "connect_failed")
+    through = Through(plane)
+    assert_unharmed(through)
+
+
+# --- the size of a head -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.says("not valid HTTP/1.1, ambiguous framing, a head over 64 KiB")
+@pytest.mark.parametrize("spelled", [False, True], ids=["at once", "bit by bit"])
+def test_a_head_may_be_as_large_as_its_limit(prompted: Prompted, spelled: bool) -> None:
+    for size, status in ((65_536, 200), (65_537, 502)):
+        start = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: "
+        sent = start + b"x" * (size - len(start) - 4) + b"\r\n\r\n" + b"hello"
+        client, upstream = prompted.ask()
+        prompted.spell({upstream: sent}) if spelled else upstream.say(sent)
+        assert client.answer().status == status
+        assert_unharmed(prompted, client)
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
@@ -605,6 +660,8 @@ def test_a_body_that_stays_away_is_cut(plane: Plane) -> None:
 # --- again, or never again --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("A connection that was **reused**")
+@pytest.mark.says("Nothing else is ever sent twice")
 @pytest.mark.parametrize("end", ["close", "reset"])
 def test_what_had_been_sent_is_sent_again_only_where_that_is_harmless(prompted: Prompted, end: str) -> None:
     """A connection that was reused, and breaks before any byte of an answer."""
@@ -627,6 +684,7 @@ def test_what_had_been_sent_is_sent_again_only_where_that_is_harmless(prompted: 
             assert client.ask(target="/next").body == b"/next"
 
 
+@pytest.mark.says("Nothing else is ever sent twice")
 def test_nothing_is_sent_again_once_an_answer_has_begun(prompted: Prompted) -> None:
     for begun in (b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"):
         client = prompted.plane.client()

@@ -45,6 +45,7 @@ def heard(prompt: Prompt) -> bytes:
 # --- Upgrade ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("A tunnel begins with the 101")
 @pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
 @pytest.mark.parametrize(
     "early", [b"early", SMUGGLED, b"\0\r\n\r\n", b"x" * 20_000], ids=["text", "a request", "binary", "long"]
@@ -129,6 +130,7 @@ BODIES = {
 }
 
 
+@pytest.mark.says("an upgrade with a body, in HTTP/1.0")
 @pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
 @pytest.mark.parametrize("protocol", ["websocket", "h2c", "x", "TLS/1.0", ""])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
@@ -164,6 +166,8 @@ OFFERS = {
 }
 
 
+@pytest.mark.says("an upgrade with a body, in HTTP/1.0")
+@pytest.mark.says("several protocols in Upgrade")
 @pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
 @pytest.mark.parametrize(("fields", "version", "offered"), OFFERS.values(), ids=OFFERS)
 def test_only_an_upgrade_that_can_be_tunnelled_is_offered(
@@ -174,6 +178,7 @@ def test_only_an_upgrade_that_can_be_tunnelled_is_offered(
     assert asked.end_to_end == ((("connection", "Upgrade"), ("upgrade", offered)) if offered else ())
 
 
+@pytest.mark.says("an upgrade with a body, in HTTP/1.0")
 @pytest.mark.parametrize("method", ["HEAD", "POST", "OPTIONS", "DELETE"])
 def test_only_a_get_may_become_a_tunnel(through: Through, method: str) -> None:
     assert through.at_once(request(method, "/case", *UPGRADE)).answer(method).status == 200
@@ -186,6 +191,7 @@ EXPECT = "Expect: 100-continue"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+@pytest.mark.says("who answers an expectation")
 @pytest.mark.says("1xx answers are relayed")
 @pytest.mark.parametrize(("framing", "body"), BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("spelled", ["100-continue", "100-Continue", " 100-CONTINUE\t"])
@@ -206,6 +212,7 @@ def test_the_upstream_decides_about_an_expected_continue(
     assert client.ask(target="/next").body == b"/next"
 
 
+@pytest.mark.says("who answers an expectation")
 @pytest.mark.says("1xx answers are relayed")
 @pytest.mark.says("An early final answer during an upload is passed on")
 @pytest.mark.parametrize(("framing", "body"), BODIES.values(), ids=BODIES)
@@ -267,6 +274,7 @@ MALFORMED_EXPECTATIONS = {
 }
 
 
+@pytest.mark.says("`100-continue` more than once")
 @pytest.mark.says("an expectation other than `100-continue`")
 @pytest.mark.parametrize("sent", REFUSED_EXPECTATIONS.values(), ids=REFUSED_EXPECTATIONS)
 def test_any_other_expectation_is_refused(through: Through, sent: bytes) -> None:
@@ -281,6 +289,7 @@ def test_any_other_expectation_is_refused_byte_by_byte_as_well(through: Through)
     through.assert_nothing_was_sent()
 
 
+@pytest.mark.says("an expectation without a body")
 @pytest.mark.says("an expectation other than `100-continue`")
 @pytest.mark.parametrize(
     ("fields", "version"),
@@ -309,6 +318,8 @@ INTERIMS = {
 }
 
 
+@pytest.mark.says("a 1xx that was not asked for")
+@pytest.mark.says("Content-Length in a 204")
 @pytest.mark.says("1xx answers are relayed")
 @pytest.mark.parametrize(("sent", "relayed"), INTERIMS.values(), ids=INTERIMS)
 @pytest.mark.parametrize("spelled", [False, True], ids=["at once", "byte by byte"])
@@ -359,6 +370,7 @@ def test_what_is_behind_an_interim_answer_must_be_another_answer(prompted: Promp
 # --- answers that come early ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("an answer that is complete before the request is")
 @pytest.mark.says("An early final answer during an upload is passed on")
 @pytest.mark.parametrize("then", ["stay", "finish", "close"])
 @pytest.mark.parametrize(
