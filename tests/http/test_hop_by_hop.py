@@ -158,6 +158,7 @@ GONE = {
     "Connection": ["Connection: keep-alive"],
     "what it names": ["Connection: X-A, close", "X-A: 1", "x-a: 2"],
     "what several lines name": ["Connection: X-A", "X-A: 1", "connection: ,X-B", "X-B: 2"],
+    "framing, which it cannot name": ["Connection: Content-Length, Transfer-Encoding"],
     "Keep-Alive": ["Keep-Alive: timeout=5"],
     "Proxy-Connection": ["Proxy-Connection: close"],
     "Upgrade": ["Upgrade: h2c"],

@@ -5,16 +5,18 @@ RFC 9110 sections 7.8, 10.1.1 and 15.2. The test speaks for the upstream.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.plane import eventually
-from tests.support.raw_http import Ended, chunked, request, response
+from tests.support.raw_http import PATIENCE_S, Ended, chunked, request, response
 from tests.support.through import SMUGGLED, Prompted, Through
 
 if TYPE_CHECKING:
     from tests.support.plane import Plane
+    from tests.support.raw_upstream import Conversation
     from tests.support.through import Prompt
 
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
@@ -394,6 +396,29 @@ def test_an_answer_during_the_upload_is_passed_on_and_both_connections_end(
     client.close()
     upstream.assert_dropped()
     hesitant.assert_nothing_was_completed()
+
+
+@pytest.mark.says("An early final answer during an upload is passed on")
+def test_an_early_answer_reaches_who_is_still_sending_to_an_upstream_that_does_not_read(plane: Plane) -> None:
+    """More than all buffers on the way hold: the client is held back when the answer comes."""
+    is_full, over = threading.Event(), threading.Event()
+
+    def does_not_read(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        is_full.wait(PATIENCE_S)
+        conversation.send(response(413, b"too much"))
+        over.wait(PATIENCE_S)
+
+    through = Through(plane, script=does_not_read)
+    client = through.at_once(request("POST", "/case", f"Content-Length: {32 << 20}"))
+    client.sock.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        client.sock.sendall(bytes(32 << 20))
+    client.sock.settimeout(PATIENCE_S)
+    is_full.set()
+    answer = client.answer()
+    over.set()
+    assert (answer.status, answer.body, answer.one("Connection")) == (413, b"too much", "close")
 
 
 @pytest.mark.says("An early final answer during an upload is passed on")

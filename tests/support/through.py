@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from tests.support.plane import settings
 from tests.support.raw_http import PATIENCE_S, Ended, request, response
 from tests.support.raw_upstream import answering
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.raw_upstream import Conversation, RawUpstream, Script
 
 SMUGGLED = request(target="/smuggled")
+# A connection that should have been dropped is not closed by its idle timeout while the test waits.
+PARKED_FOR_LONG = settings(upstream={"idle_timeout": 60})
 # What the proxy says of itself and of the client in every request.
 OWN_FIELDS = {"host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via", "x-request-id"}
 
@@ -98,7 +101,7 @@ class Through:
     ) -> None:
         self.plane = plane
         self.upstream: RawUpstream = plane.upstream(script or answering(echo_target), records=True)
-        plane.configure(with_settings, blue=[self.upstream])
+        plane.configure(with_settings or PARKED_FOR_LONG, blue=[self.upstream])
 
     # --- what the client says -----------------------------------------------------------------------------------------
 
