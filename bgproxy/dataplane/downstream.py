@@ -7,12 +7,11 @@ longer read. After any refusal nothing more is taken as a request on that connec
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from typing import TYPE_CHECKING, Final
 
 from bgproxy.dataplane.exchange import DRAINED, Exchange
-from bgproxy.dataplane.flow import Connection
+from bgproxy.dataplane.flow import Connection, unwritten
+from bgproxy.dataplane.flow import reset as close_by_reset
 from bgproxy.dataplane.linger import linger
 from bgproxy.dataplane.peer import Peer
 from bgproxy.dataplane.upload import Upload
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 HALF_CLOSED_NS: Final = 2_000_000_000
 # How long a drain waits for the first request on a connection that was just accepted.
 FIRST_REQUEST_NS: Final = 1_000_000_000
-_RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, and not for a second
 
 
 class Downstream(Connection):
@@ -92,7 +90,8 @@ class Downstream(Connection):
         self._turn.flush()
         self.closing = True
         self.deadline = self._plane.deadlines.now + self._plane.write_idle_ns
-        self._unwritten = self.transport.get_write_buffer_size()
+        if self.transport.get_write_buffer_size():
+            self._unwritten = unwritten(self.transport)
         self.transport.close()
 
     def cut(self, *, reset: bool) -> None:
@@ -105,18 +104,16 @@ class Downstream(Connection):
         self._turn.flush()
         if reset:
             self.closing = True
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-            self.transport.abort()
+            close_by_reset(self.transport)
         else:
             self.close()
 
-    def take_over(self) -> bytes:
-        """The connection becomes a tunnel; what had come behind the request goes there."""
+    def take_over(self) -> tuple[bytes, bool]:
+        """The connection becomes a tunnel; what had come behind the request goes there, and whether its FIN had."""
         self.exchange = None
         self.closing = True  # not ours to close when the worker drains: the tunnel ends by itself, or is cut
         early, self._buffer = self._buffer, b""
-        return early
+        return early, self._eof
 
     def abandon(self) -> None:
         """Cut at the end of a drain; what was running is logged as such."""
@@ -377,7 +374,7 @@ class Downstream(Connection):
         elif self.upload is not None:
             exchange.client_failed(408, "body_timeout", "the request body did not arrive in time")
         elif self._eof:
-            self.transport.abort()
+            exchange.client_silent()
 
     def _on_write_deadline(self, now: int) -> None:
         if self.takes_what_is_written():

@@ -150,7 +150,12 @@ class Exchange:
 
     def end_body(self) -> None:
         if self.upstream is not None:
-            self.upstream.deadline = self._plane.clock() + self._plane.response_ns
+            self.upstream.deadline = self._plane.clock() + self.patience_ns
+
+    @property
+    def patience_ns(self) -> int:
+        """How long the upstream may say nothing once it has the whole request: before its answer, and within it."""
+        return self.body_idle_ns if self.status else self._plane.response_ns
 
     # --- attempts that failed ----------------------------------------------------------------------------------------
 
@@ -317,6 +322,11 @@ class Exchange:
         if self.status == 0:
             self.status = failures.CLIENT_GONE.status
         self._finish(termination)
+
+    def client_silent(self) -> None:
+        """Half-closed, and told nothing for too long: it has probably left. If not, it must not see a whole answer."""
+        self.client_gone()
+        self.client.cut(reset=self._framing == UNTIL_THE_END)
 
     def _drop_upstream(self) -> None:
         connection, self.upstream = self.upstream, None

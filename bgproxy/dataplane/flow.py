@@ -7,10 +7,37 @@ buffers without bound.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import fcntl
+import socket
+import struct
+import termios
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.plane import DataPlane
+
+_RST_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, and not for a second
+_COUNT: Final = struct.Struct("i")
+
+
+def unwritten(transport: asyncio.Transport) -> int:
+    """Bytes that were written and that the peer's kernel has not acknowledged.
+
+    The kernel has room for megabytes and says so only when a third of it is free. To a slow reader that may be minutes
+    in which what waits in the transport does not change.
+    """
+    sock = transport.get_extra_info("socket")
+    (in_kernel,) = _COUNT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _COUNT.pack(0)))
+    count: int = transport.get_write_buffer_size() + in_kernel
+    return count
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close by RST: nobody can take this for the end of anything."""
+    if not transport.is_closing() or transport.get_write_buffer_size():
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+    transport.abort()
 
 
 class Connection(asyncio.Protocol):
@@ -60,12 +87,12 @@ class Connection(asyncio.Protocol):
 
     def takes_what_is_written(self) -> bool:
         """Less is unwritten than when this was asked last: slow, perhaps, but reading."""
-        before, self._unwritten = self._unwritten, self.transport.get_write_buffer_size()
+        before, self._unwritten = self._unwritten, unwritten(self.transport)
         return self._unwritten < before
 
     def pause_writing(self) -> None:
         self.is_slow = True
-        self._unwritten = self.transport.get_write_buffer_size()
+        self._unwritten = unwritten(self.transport)
 
     def resume_writing(self) -> None:
         self.is_slow = False

@@ -6,6 +6,7 @@ where the next response would begin closes it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,9 @@ class UpstreamConnection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.waiting is not None:
             self._turn.handle_now(self)
+            if (successor := self.transport.get_protocol()) is not self:  # what waited was a 101
+                successor.connection_lost(exc)
+                return
         self._plane.deadlines.forget(self)
         self.server.lost(self)
         exchange, self.exchange = self.exchange, None
@@ -55,6 +59,9 @@ class UpstreamConnection(Connection):
     def eof_received(self) -> bool:
         if self.waiting is not None:
             self._turn.handle_now(self)
+            successor = self.transport.get_protocol()
+            if isinstance(successor, asyncio.Protocol) and successor is not self:  # what waited was a 101
+                return bool(successor.eof_received())
         self.server.unpark(self)
         return False  # close: an upstream that half-closes will not read another request either
 
@@ -199,6 +206,8 @@ class UpstreamConnection(Connection):
             self.deadline = now + exchange.body_idle_ns  # the client is slow, not the upstream: its own deadline runs
         elif self.is_slow and self.takes_what_is_written():
             self.deadline = now + self._plane.response_ns
+        elif self._decoder is not None and not self.is_slow and exchange.client.upload is not None:
+            self.deadline = now + exchange.body_idle_ns  # it may wait for the rest of the request: its client is asked
         else:
             failure = failures.RESPONSE_TIMEOUT if self._decoder is None else failures.RESPONSE_IDLE
             self.close()
@@ -216,5 +225,5 @@ class UpstreamConnection(Connection):
         if self.exchange is not None:  # a parked one keeps its end of parking
             self.deadline = 0
             if self.exchange.client.upload is None:
-                self.deadline = self._plane.deadlines.now + self._plane.response_ns
+                self.deadline = self._plane.deadlines.now + self.exchange.patience_ns
             self.exchange.client.resume_upload()

@@ -15,6 +15,7 @@ from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import Ended, chunked, request, response
 from tests.support.raw_upstream import answering, silent
+from tests.support.sockets import IDLE_SOCKET
 
 if TYPE_CHECKING:
     from tests.support.plane import Plane
@@ -465,6 +466,7 @@ class FakeTransport:
         self.get_write_buffer_size = lambda: self.unwritten
         self.is_closing = lambda: self.aborted
         self.close = lambda: None
+        self.get_extra_info = {"socket": IDLE_SOCKET}.get
 
     def pause_reading(self) -> None:
         assert self.reading

@@ -9,6 +9,7 @@ import pytest
 
 from bgproxy.dataplane.flow import Connection
 from bgproxy.dataplane.turn import Turn
+from tests.support.sockets import IDLE_SOCKET
 
 
 class FakeTransport:
@@ -23,6 +24,7 @@ class FakeTransport:
         self.write = self.calls.append
         self.pause_reading = lambda: self.calls.append("pause")
         self.resume_reading = lambda: self.calls.append("resume")
+        self.get_extra_info = {"socket": IDLE_SOCKET}.get
 
 
 @pytest.fixture

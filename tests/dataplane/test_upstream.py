@@ -18,6 +18,7 @@ from bgproxy.wire.response import ResponseReader
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import Ended, chunked, request, response
 from tests.support.raw_upstream import answering, silent
+from tests.support.sockets import IDLE_SOCKET
 
 if TYPE_CHECKING:
     from tests.support.plane import Plane
@@ -405,6 +406,7 @@ class FakeTransport:
         self.get_write_buffer_size = lambda: self.unwritten
         self.is_closing = lambda: self.aborted
         self.pause_reading = self.resume_reading = lambda: None
+        self.get_extra_info = {"socket": IDLE_SOCKET}.get
 
     def write(self, data: bytes) -> None:
         raise AssertionError("nothing is written here")
@@ -419,6 +421,7 @@ class FakeExchange:
     def __init__(self) -> None:
         self.done: list[object] = []
         self.body_idle_ns = 300
+        self.patience_ns = 60
         self.failed = self.done.append
         self.client = SimpleNamespace(
             upload=object(),
