@@ -40,7 +40,7 @@ class Tunnel:
         self.termination = "ok"
         self._silence_ns = plane.stream_idle_ns
         self.deadline = plane.deadlines.now + self._silence_ns
-        self._is_broken = False  # one side was reset: so will be the other
+        self._is_broken = False  # one side was reset, or what it said was lost: so will be the other
         self._taken = 0  # bytes, when last looked at
         self._taken_at = 0
         self._waited_at = 0  # when last something waited to be taken; 0 where nothing did
@@ -56,6 +56,9 @@ class Tunnel:
         plane.tunnels.add(self)
         self._client_end.take_over(client)
         self._upstream_end.take_over(upstream)
+        for end, connection in zip(self._ends, (client, upstream), strict=True):
+            if connection.is_slow:
+                end.pause_writing()
         if early_from_upstream:
             self._upstream_end.data_received(early_from_upstream)
         if early_from_client:
@@ -88,9 +91,10 @@ class Tunnel:
             self.close()
 
     def stalled(self, end: TunnelEnd) -> None:
-        """It takes nothing of what waits for it, whatever comes from it."""
+        """It takes nothing of what waits for it, whatever comes from it. What the other side has said is lost."""
         if end is self._client_end:
             self.plane.cells[slot.rejected_cell("write_timeout")] += 1
+        self._is_broken = True
         self._time_out()
         self.close()
 
@@ -165,12 +169,10 @@ class TunnelEnd(Connection):
         self.is_lost = False
 
     def take_over(self, connection: Connection) -> None:
-        """Go on where the connection was: it may be paused in either direction, and is not told so again."""
+        """Go on where the connection was."""
         self.connection_made(connection.transport)
         self._reading_paused = connection._reading_paused
         self.transport.set_protocol(self)
-        if connection.is_slow:
-            self.pause_writing()
 
     def read_on(self) -> None:
         if not self.has_finished and not self.other.is_slow:  # behind a FIN uvloop would find the FIN once more

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,39 +14,18 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from bgproxy.shm import worker_slot as slot
+from tests.support.house import stop
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import chunked, request, response
 from tests.support.raw_upstream import answering
+from tests.support.tunnels import SWITCHING, UPGRADE, switching, tunnelled
 
 if TYPE_CHECKING:
     from websockets.sync.server import ServerConnection
 
     from tests.support.plane import Plane
-    from tests.support.raw_client import RawClient
-    from tests.support.raw_upstream import Conversation, Script
-
-UPGRADE = ("Connection: keep-alive, Upgrade", "Upgrade: websocket")
-SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Key: k\r\n\r\n"
-
-
-def switching(*early: bytes) -> Script:
-    """Agrees to the upgrade, says `early`, and from then on echoes."""
-
-    def script(conversation: Conversation) -> None:
-        conversation.request()
-        conversation.send(SWITCHING + b"".join(early))
-        while True:
-            conversation.send(b"<" + conversation.take(1) + b">")
-
-    return script
-
-
-def tunnelled(plane: Plane) -> RawClient:
-    client = plane.client()
-    client.send(request("GET", "/ws", *UPGRADE))
-    assert client.answer().status == 101
-    return client
-
+    from tests.support.raw_http import Wire
+    from tests.support.raw_upstream import Conversation
 
 # --- what makes a tunnel ----------------------------------------------------------------------------------------------
 
@@ -194,28 +177,154 @@ def test_a_quiet_tunnel_is_closed_after_the_stream_timeout(plane: Plane) -> None
     assert plane.blue.conversations[0].ended.wait(10)
 
 
-# --- flow -------------------------------------------------------------------------------------------------------------
+def test_a_client_that_finished_before_the_upgrade_is_announced_as_finished(plane: Plane) -> None:
+    agree = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        agree.wait(10)
+        conversation.send(SWITCHING)
+        conversation.send(b"<" + conversation.rest() + b">")
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request("GET", "/ws", *UPGRADE) + b"all")
+    client.finish_sending()
+    eventually(lambda: plane.blue.requests, "the upgrade's way to the upstream")
+    agree.set()
+    assert client.answer().status == 101
+    assert client.rest() == b"<all>"
 
 
-def test_a_slow_reader_bounds_what_a_tunnel_holds(plane: Plane) -> None:
-    mib, sent = 1 << 20, []
+@pytest.mark.parametrize("where", ["in the packet of the 101", "later"])
+def test_an_upstream_that_has_finished_is_still_told_the_rest(plane: Plane, where: str) -> None:
+    heard: list[bytes] = []
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        if where == "later":
+            conversation.send(SWITCHING + b"the end")
+            assert conversation.take(1) == b"."
+        else:
+            stop(plane.worker.process.pid)  # so that it finds all of this at once
+            conversation.send(SWITCHING + b"the end")
+        conversation.finish_sending()
+        os.kill(plane.worker.process.pid, signal.SIGCONT)
+        heard.append(conversation.rest())
+
+    plane.blue.script = script
+    client = tunnelled(plane)
+    if where == "later":
+        client.send(b".")
+    assert client.rest() == b"the end"
+    client.send(b"one ", b"and another")
+    client.finish_sending()
+    assert plane.blue.conversations[0].ended.wait(10)
+    assert heard == [b"one and another"]
+
+
+def test_an_upstream_that_is_reset_in_the_packet_of_its_101_leaves_nothing_behind(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        stop(plane.worker.process.pid)
+        conversation.send(SWITCHING)
+        conversation.reset()
+        os.kill(plane.worker.process.pid, signal.SIGCONT)
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request("GET", "/ws", *UPGRADE))
+    with contextlib.suppress(ConnectionResetError):
+        client.rest()
+    eventually(plane.is_idle, "the end of the tunnel")
+    eventually(lambda: plane.cells[slot.UPSTREAM_CONNECTIONS] == 0, "no upstream connection")
+
+
+def test_a_reset_upstream_is_a_reset_for_the_client(plane: Plane) -> None:
+    leave = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(SWITCHING + b"half a mess")
+        leave.wait(10)
+        conversation.reset()
+
+    plane.blue.script = script
+    client = tunnelled(plane)
+    assert client.take(11) == b"half a mess"
+    leave.set()
+    with pytest.raises(ConnectionResetError):
+        client.rest()
+
+
+def test_a_reset_client_is_a_reset_for_the_upstream(plane: Plane) -> None:
+    ends: list[str] = []
 
     def script(conversation: Conversation) -> None:
         conversation.request()
         conversation.send(SWITCHING)
-        for _ in range(64):
-            conversation.send(bytes(mib))
-            sent.append(mib)
+        assert conversation.take(11) == b"half a mess"
+        conversation.send(b".")
+        try:
+            ends.append(f"FIN behind {conversation.rest()!r}")
+        except ConnectionResetError:
+            ends.append("RST")
 
     plane.blue.script = script
-    before = plane.worker.resident_bytes()
-    client = plane.client(receive_buffer=64 * 1024)
-    client.send(request("GET", "/ws", *UPGRADE))
-    client.until(b"\r\n\r\n")
-    largest = 0
-    for _ in range(64):
-        client.take(mib)
-        largest = max(largest, plane.worker.resident_bytes())
-    assert client.is_ended()
-    assert largest - before < 32 * mib
-    assert len(sent) == 64
+    client = tunnelled(plane)
+    client.send(b"half a mess")
+    assert client.take(1) == b"."
+    client.reset()
+    assert plane.blue.conversations[0].ended.wait(10)
+    assert ends == ["RST"]
+
+
+def test_a_silent_side_is_let_go_after_the_other_has_finished(plane: Plane) -> None:
+    over = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(SWITCHING)
+        assert conversation.rest() == b""
+        over.wait(10)
+
+    plane.blue.script = script
+    client = tunnelled(plane)
+    client.finish_sending()
+    assert client.rest() == b""
+    eventually(plane.is_idle, "the end of the tunnel")
+    over.set()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("talker", ["client", "upstream"])
+def test_one_side_may_talk_for_long_after_the_other_has_finished(plane: Plane, talker: str) -> None:
+    """With pauses that are shorter than the two seconds of quiet, for longer than those."""
+    said, heard = [b"%d" % number for number in range(10)], []
+
+    def talk(wire: Wire) -> None:
+        for word in said:
+            time.sleep(0.5)
+            wire.send(word)
+        wire.finish_sending()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(SWITCHING)
+        if talker == "upstream":
+            assert conversation.rest() == b""
+            talk(conversation)
+        else:
+            conversation.finish_sending()
+            heard.append(conversation.rest())
+
+    plane.blue.script = script
+    client = tunnelled(plane)
+    if talker == "upstream":
+        client.finish_sending()
+        heard.append(client.rest())
+    else:
+        assert client.rest() == b""
+        talk(client)
+        assert plane.blue.conversations[0].ended.wait(10)
+    assert heard == [b"".join(said)]

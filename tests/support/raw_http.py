@@ -93,6 +93,10 @@ class Wire:
             self._unread += data
         return self._cut(len(self._unread))
 
+    def forget(self) -> None:
+        """Keep nothing of what was taken so far: a message has not begun."""
+        self._taken = b""
+
     def is_ended(self) -> bool:
         """Wait for the end of the connection, by FIN or RST, with nothing before it."""
         try:
