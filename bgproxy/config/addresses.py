@@ -59,10 +59,14 @@ def same_address(one: Address) -> Hashable:
     return host, one.port
 
 
-def network() -> Kind:
+def network(*words: str) -> Kind:
+    """A network, in its canonical spelling; `words` stand for themselves."""
+
     def refine(value: str) -> str:
+        if value in words:
+            return value
         try:
-            return str(ipaddress.ip_network(value))
+            return str(_unmapped(ipaddress.ip_network(value)))
         except ValueError:
             pass
         try:
@@ -71,4 +75,14 @@ def network() -> Kind:
             raise Wrong(f"{value!r} is not a network") from None
         raise Wrong(f"{value!r} has bits set beyond its prefix", suggestion=suggestion)
 
-    return Kind(str, 'a network in CIDR form, like "10.0.0.0/8"', refine)
+    expected = ('a network in CIDR form, like "10.0.0.0/8"', *(f'"{word}"' for word in words))
+    return Kind(str, ", or ".join(expected), refine)
+
+
+def _unmapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """::ffff:10.0.0.0/104 is 10.0.0.0/8: peers are looked at by their IPv4 addresses wherever they have one."""
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= 96:
+        address = network.network_address.ipv4_mapped
+        if address is not None:
+            return ipaddress.IPv4Network((address, network.prefixlen - 96))
+    return network

@@ -15,8 +15,9 @@ from bgproxy.config.error_pages import KEY as ERROR_PAGES
 from bgproxy.config.error_pages import read_error_pages
 from bgproxy.config.problems import Problems
 from bgproxy.config.schema import AdminSection, PoolSection, Root
-from bgproxy.config.values import Admin, Config, Log, Source, State
+from bgproxy.config.values import Admin, Config, Log, Server, Source, State
 from bgproxy.core.model import Address, Pool, PoolTable, Upstream, parse_address
+from bgproxy.core.settings import TRUSTED_UNIX
 
 
 class Surroundings(msgspec.Struct, frozen=True):
@@ -32,6 +33,7 @@ def resolve(root: Root, problems: Problems, around: Surroundings, source: Source
     health = root.health
     if health.method == "HEAD" and health.expect_body:
         problems.add(("health", "expect_body"), 'an answer to HEAD has no body; expected method = "GET"')
+    _check_proxy_protocol(root.server, problems)
     return Config(
         server=root.server,
         pools=PoolTable(version=1, blue=_pool(root.pools.blue), green=_pool(root.pools.green)),
@@ -90,6 +92,34 @@ def _warnings(root: Root) -> tuple[str, ...]:
     return tuple(
         f"{address} is an upstream of both pools: a switch does not take requests away from it" for address in shared
     )
+
+
+# --- clients --------------------------------------------------------------------------------------------------------
+
+
+def _check_proxy_protocol(server: Server, problems: Problems) -> None:
+    """On a listener whose peers cannot be trusted, every connection would be refused."""
+    if not server.proxy_protocol or problems.touch(("server",)):
+        return
+    networks = [trusted for trusted in server.trusted_proxies if trusted != TRUSTED_UNIX]
+    if not server.trusted_proxies:
+        problems.add(
+            ("server", "proxy_protocol"),
+            "whoever connects could claim to be anybody; expected [server] trusted_proxies to name the networks of "
+            'the proxies in front, like ["10.0.0.0/8"]',
+        )
+        return
+    for number, address in enumerate(server.listen):
+        if address.is_unix and TRUSTED_UNIX not in server.trusted_proxies:
+            missing = '"unix"'
+        elif not address.is_unix and not networks:
+            missing = "a network"
+        else:
+            continue
+        problems.add(
+            ("server", "listen", number),
+            f"'{address}' with proxy_protocol could serve nobody; expected [server] trusted_proxies to have {missing}",
+        )
 
 
 # --- paths ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from bgproxy.config.locate import Path
 from bgproxy.config.nodes import ListOf, MapOf, Node, Section, TextOrTable
 from bgproxy.config.values import Health, Log, ProbeHeaders, Role, Server, Switch, Token, usable_cores
 from bgproxy.core.model import Address
-from bgproxy.core.settings import HeaderSettings, Limits, Timeouts, UpstreamSettings
+from bgproxy.core.settings import TRUSTED_UNIX, HeaderSettings, Limits, Timeouts, UpstreamSettings
 from bgproxy.shm.health_board import UPSTREAM_ROWS
 
 # --- sections that are resolved further, in the shape of the file ---------------------------------------------------
@@ -122,8 +122,9 @@ ROOT = Section(
             {
                 "listen": ListOf(address(port_zero=True), at_least=1, at_most=64, identity=same_address),
                 "workers": number_or("auto", 1, 256, usable_cores),
-                "trusted_proxies": ListOf(network(), identity=str),
                 "error_pages": text('a directory, or "" for none', r"[^\0-\x1f]{0,4096}"),
+                "trusted_proxies": ListOf(network(TRUSTED_UNIX), identity=str),
+                "proxy_protocol": true_or_false(),
                 "timeouts": Section(
                     Timeouts,
                     {

@@ -29,8 +29,9 @@ def usable_cores() -> int:
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     listen: tuple[Address, ...] = (Address(host="127.0.0.1", port=8080),)
     workers: int = msgspec.field(default_factory=usable_cores)
-    trusted_proxies: tuple[str, ...] = ()  # CIDRs in their canonical spelling
     error_pages: str = ""  # a directory; "" is none
+    trusted_proxies: tuple[str, ...] = ()  # CIDRs in their canonical spelling, or "unix"
+    proxy_protocol: bool = False
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
 
@@ -130,4 +131,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             access_log=AccessLogSettings(format=self.log.access, file=self.log.access_file),
             trusted_proxies=self.server.trusted_proxies,
             error_pages=self.error_pages,
+            proxy_protocol=self.server.proxy_protocol,
         )

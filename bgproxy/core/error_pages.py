@@ -15,7 +15,7 @@ from typing import Final
 
 KINDS: Final = ("html", "json", "txt")
 # Every status that the proxy itself answers with; what an application answers is never replaced.
-STATUSES: Final = (400, 405, 408, 413, 414, 417, 431, 501, 502, 503, 504, 505)
+STATUSES: Final = (400, 405, 408, 413, 414, 417, 421, 431, 501, 502, 503, 504, 505)
 NAMES: Final = frozenset(
     f"{stem}.{kind}" for stem in (*map(str, STATUSES), *{f"{status // 100}xx" for status in STATUSES}, "error")
     for kind in KINDS

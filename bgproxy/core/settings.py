@@ -54,8 +54,16 @@ class AccessLogSettings(msgspec.Struct, frozen=True):
     file: str = "-"
 
 
+# Stands among the networks of `trusted_proxies` for every peer on a unix socket: file permissions say who that is.
+TRUSTED_UNIX = "unix"
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """Everything a worker is told about its work, besides the pool table."""
+    """Everything a worker is told about its work, besides the pool table.
+
+    `trusted_proxies` are networks, or TRUSTED_UNIX. With `proxy_protocol` each connection comes from one of them and
+    begins with a PROXY header, or is refused.
+    """
 
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
@@ -64,3 +72,4 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     access_log: AccessLogSettings = AccessLogSettings()
     trusted_proxies: tuple[str, ...] = ()
     error_pages: dict[str, str] = {}  # file name → text, as core.error_pages takes them
+    proxy_protocol: bool = False

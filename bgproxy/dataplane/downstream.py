@@ -16,9 +16,17 @@ from bgproxy.dataplane.linger import linger
 from bgproxy.dataplane.peer import Peer
 from bgproxy.dataplane.upload import Upload
 from bgproxy.shm import worker_slot as slot
-from bgproxy.wire.request import ReadRequest, Refusal, RequestHead, len_of_empty_lines, why_incomplete_is_hopeless
+from bgproxy.wire.request import (
+    MISDIRECTED,
+    ReadRequest,
+    Refusal,
+    RequestHead,
+    len_of_empty_lines,
+    why_incomplete_is_hopeless,
+)
 
 if TYPE_CHECKING:
+    from bgproxy.dataplane.arrival import Arrival
     from bgproxy.dataplane.plane import DataPlane
 
 # A client that has half-closed is served as long as response bytes flow; quiet for this long, it is taken for gone.
@@ -34,10 +42,11 @@ class Downstream(Connection):
     request will be read; `closing` where nothing more will be said.
     """
 
-    __slots__ = ("_buffer", "_eof", "closing", "exchange", "must_close", "peer", "upload")
+    __slots__ = ("_arrival", "_buffer", "_eof", "closing", "exchange", "must_close", "peer", "upload")
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, arrival: Arrival | None = None) -> None:
         super().__init__(plane)
+        self._arrival = arrival
         self.exchange: Exchange | None = None
         self.upload: Upload | None = None
         self.must_close = False
@@ -50,7 +59,13 @@ class Downstream(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         plane = self._plane
-        self.peer = Peer(plane, transport)
+        arrival, self._arrival = self._arrival, None
+        if arrival is None:
+            self.peer = Peer(plane, transport)
+        else:
+            self.peer = Peer(plane, transport, arrival.introduction)
+            arrival.deadline = 0
+            plane.clients.discard(arrival)  # the same connection: not counted twice
         plane.clients.add(self)
         plane.cells[slot.CONNECTIONS_TOTAL] += 1
         if len(plane.clients) > plane.settings.limits.connections:
@@ -193,6 +208,9 @@ class Downstream(Connection):
         """Begin a request of any kind, or answer it with its refusal."""
         if isinstance(request, Refusal):
             self.refuse(request, request_head=head)
+            return
+        if not self.peer.may_ask_for(request.scheme):
+            self.refuse(MISDIRECTED, request=request)
             return
         self.deadline = 0
         self.must_close = not request.keep_alive

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterable
 
+from bgproxy.dataplane.arrival import Acceptor
 from bgproxy.dataplane.downstream import Downstream
 from bgproxy.dataplane.plane import DataPlane
 
@@ -17,12 +18,15 @@ class Listener:
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | Acceptor] = []
 
     async def open(self, descriptors: Iterable[int]) -> None:
         for descriptor in descriptors:
             sock = socket.socket(fileno=descriptor)
-            if sock.family == socket.AF_UNIX:
+            server: asyncio.Server | Acceptor
+            if self._plane.settings.proxy_protocol:
+                server = Acceptor(self._plane, sock)
+            elif sock.family == socket.AF_UNIX:
                 server = await self._plane.loop.create_unix_server(self._accepted, sock=sock, backlog=BACKLOG)
             else:
                 server = await self._plane.loop.create_server(self._accepted, sock=sock, backlog=BACKLOG)

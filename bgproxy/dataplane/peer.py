@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from bgproxy.wire import forwarded
+from bgproxy.wire.proxy_protocol import Introduction
 from bgproxy.wire.request import RequestHead
 
 if TYPE_CHECKING:
@@ -14,16 +15,28 @@ if TYPE_CHECKING:
 
 class Peer:
     """One per client connection. A client keeps to one host, so the lines for `usual_host` are kept as `usual_lines`;
-    both are public for the hot path, which needs nothing else of a peer that is not trusted."""
+    both are public for the hot path, which needs nothing else of a peer that is not trusted.
 
-    __slots__ = ("_plane", "_transport", "address", "is_trusted", "usual_host", "usual_lines")
+    A trusted proxy may have introduced the client (PROXY protocol): then `address` is the client's and it is the
+    client who is trusted or not, because what the connection carries are the client's own words.
+    """
 
-    def __init__(self, plane: DataPlane, transport: asyncio.BaseTransport) -> None:
+    __slots__ = ("_asked", "_plane", "_transport", "address", "is_trusted", "usual_host", "usual_lines")
+
+    def __init__(
+        self, plane: DataPlane, transport: asyncio.BaseTransport, introduction: Introduction | None = None
+    ) -> None:
         self._plane = plane
         self._transport = transport
-        name = transport.get_extra_info("peername")
-        self.address: bytes = name[0].encode() if isinstance(name, tuple) else b"unknown"  # a unix socket has none
-        self.is_trusted = plane.is_trusted(self.address)
+        self._asked = introduction.destination if introduction else b""
+        self.address = forwarded.address_of(transport.get_extra_info("peername"))
+        if introduction is None or introduction.is_local:
+            self.is_trusted = plane.is_trusted(self.address)
+        elif introduction.source:
+            self.address = introduction.source
+            self.is_trusted = plane.is_trusted(self.address)
+        else:
+            self.is_trusted = False  # somebody's connection, but nobody says whose
         self.usual_host: bytes | None = None
         self.usual_lines = b""
 
@@ -41,8 +54,14 @@ class Peer:
             return self._plane.request_id_line(request.given_id)
         return self._plane.new_request_id_line()
 
+    def may_ask_for(self, scheme: bytes) -> bool:
+        """RFC 9110 7.4: for an https resource only over TLS, or through a trusted proxy that had it so."""
+        return scheme != b"https" or self.is_trusted
+
     def _own_address(self) -> bytes:
         """For the Host of an HTTP/1.0 request without one: the address that the client used."""
+        if self._asked:
+            return self._asked
         name = self._transport.get_extra_info("sockname")
         if not isinstance(name, tuple):
             return b"localhost"

@@ -8,14 +8,13 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
-from typing import Any
+from typing import Any, Protocol
 
 from bgproxy.core.messages import ToSupervisor
 from bgproxy.core.model import COLOURS, PoolTable
-from bgproxy.core.settings import WorkerSettings
+from bgproxy.core.settings import TRUSTED_UNIX, WorkerSettings
 from bgproxy.dataplane.access_log import AccessLog
 from bgproxy.dataplane.deadlines import Deadlines
-from bgproxy.dataplane.downstream import Downstream
 from bgproxy.dataplane.pool import UpstreamPool
 from bgproxy.dataplane.resolver import Resolver
 from bgproxy.dataplane.tunnel import Tunnel
@@ -23,6 +22,7 @@ from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
 from bgproxy.wire.replies import Replies
+from bgproxy.wire.forwarded import UNKNOWN
 from bgproxy.wire.request import RequestReader
 from bgproxy.wire.response import ResponseReader
 
@@ -31,6 +31,16 @@ _BYTES_IN_HEX = tuple(b"%02x" % byte for byte in range(256))
 
 def _ns(seconds: float) -> int:
     return int(seconds * 1e9)
+
+
+class Client(Protocol):
+    """A client's connection, from accept to close: an Arrival, then a Downstream."""
+
+    def drain(self) -> None:
+        """Begin nothing further, and leave soon."""
+
+    def abandon(self) -> None:
+        """Leave now."""
 
 
 class DataPlane:
@@ -48,6 +58,7 @@ class DataPlane:
         "_new_id_line",
         "_tasks",
         "_trusted",
+        "_trusts_unix",
         "access_log",
         "board",
         "body_idle_ns",
@@ -94,7 +105,7 @@ class DataPlane:
         self.cells = segment.slots[number].cells
         self.deadlines = Deadlines(loop)
         self.deadlines.on_tick = self._on_tick
-        self.clients: set[Downstream] = set()
+        self.clients: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
         self.turn = Turn(loop)
         self.draining = False
@@ -134,7 +145,9 @@ class DataPlane:
         self.responses = ResponseReader()
         self.replies = Replies(settings.error_pages)
         self.resolver = Resolver(self.loop, upstream.dns_refresh)
-        self._trusted = tuple(ipaddress.ip_network(cidr) for cidr in settings.trusted_proxies)
+        networks = [cidr for cidr in settings.trusted_proxies if cidr != TRUSTED_UNIX]
+        self._trusted = tuple(map(ipaddress.ip_network, networks))
+        self._trusts_unix = len(networks) < len(settings.trusted_proxies)
         self._exposed_word = -1
         self.exposes = settings.headers.expose
         if settings.access_log.format != "off" and self.access_log is None:
@@ -158,12 +171,12 @@ class DataPlane:
         return self._id_line + given
 
     def is_trusted(self, peer: bytes) -> bool:
+        """`peer` as forwarded.address_of writes it."""
+        if peer == UNKNOWN:
+            return self._trusts_unix
         if not self._trusted:
             return False
-        try:
-            address = ipaddress.ip_address(peer.decode().partition("%")[0])
-        except ValueError:  # a unix socket peer
-            return False
+        address = ipaddress.ip_address(peer.decode())
         return any(address in network for network in self._trusted)
 
     def expose(self, word: int) -> bytes:
@@ -180,12 +193,13 @@ class DataPlane:
         release = self.table.pool(colour).release
         return (lines + (f"\r\nX-BG-Release: {release}" if release else "")).encode()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    def client_lost(self, client: Downstream) -> None:
+    def client_lost(self, client: Client) -> None:
         self.clients.discard(client)
         if self.draining and not self.clients:
             self.drained.set()

@@ -50,6 +50,9 @@ REJECTIONS = (
     "write_timeout",
     "connections",
     "draining",
+    "proxy_protocol",  # no PROXY header, a malformed one, or from somebody who is not trusted to send one
+    "misdirected",  # 421
+    "max_forwards",  # OPTIONS that goes no further: 200
 )
 REJECTED = COUNTERS + 32  # + index in REJECTIONS: refused before a colour was chosen, or cut by a limit
 

@@ -66,12 +66,14 @@ _OWN_POLICY: Final = (
 _TRY_AGAIN: Final = "Wait a moment and try again. If it stays like this, tell whoever runs the site the request id."
 _ASK: Final = "Go back and try another way. If you came by a link of this site, tell whoever runs it the request id."
 _WORDS: Final = {
+    200: ("This is as far as the request was meant to go.", "Ask again without Max-Forwards to reach the site."),
     400: ("Your browser or app sent a request that could not be understood.", _ASK),
     405: ("What you tried to do is not possible here.", _ASK),
     408: ("Your request took too long to arrive.", "Check your connection and try again."),
     413: ("What you sent is larger than this site takes.", "Send something smaller, or send it in parts."),
     414: ("The address that you asked for is too long.", _ASK),
     417: ("Your app expects something that is not possible here.", _ASK),
+    421: ("The site that you asked for is not served here in this way.", _ASK),
     431: (
         "Your browser sent more along with its request than this site takes. Mostly these are old cookies.",
         "Delete the cookies of this site and try again.",
@@ -102,7 +104,7 @@ class ErrorPages:
     def page(self, kind: str, status: int) -> tuple[Template, bytes]:
         """The most specific page of a kind, and the Content-Security-Policy that goes with it."""
         own = self._own
-        if own:
+        if own and status >= 400:
             for stem in (str(status), f"{status // 100}xx", "error"):
                 if found := own.get(f"{stem}.{kind}"):
                     return found

@@ -1,15 +1,25 @@
 """The fields by which an upstream learns who asked, for what and through whom.
 
-From a peer that is not trusted nothing is kept. From a trusted proxy X-Forwarded-For is extended, and
-X-Forwarded-Proto/-Host, X-Real-IP and Forwarded are passed on.
+From a peer that is not trusted nothing is kept. From a trusted proxy X-Forwarded-For and Forwarded are extended, and
+X-Forwarded-Proto/-Host and the like and X-Real-IP are passed on.
 """
 
 from __future__ import annotations
 
+UNKNOWN = b"unknown"  # the address of a peer that has none: a unix socket's (RFC 7239 section 6.2)
 VIA = b"\r\nVia: 1.1 bgproxy"
 # Read from a head, so that what an untrusted peer sent can be left out.
 FIELDS = ("forwarded", "x-real-ip")
 PREFIXES = ("x-forwarded-",)
+
+
+def address_of(peername: object) -> bytes:
+    """What a socket calls its peer, as networks and logs are written: IPv4 also where a dual-stack socket has put it
+    into IPv6, and without the zone of a link-local address, which means nothing elsewhere."""
+    if not isinstance(peername, tuple):
+        return UNKNOWN
+    address: str = peername[0].partition("%")[0]
+    return address.removeprefix("::ffff:" if "." in address else "").encode()
 
 
 def lines(peer: bytes, proto: bytes, host: bytes) -> bytes:
@@ -23,13 +33,18 @@ def lines(peer: bytes, proto: bytes, host: bytes) -> bytes:
 
 def lines_behind_proxy(peer: bytes, proto: bytes, host: bytes, found: dict[bytes, list[bytes]]) -> bytes:
     """The same for a request that a trusted proxy passed on; `found` holds its fields by lower-case name."""
-    addresses = b", ".join((*found.get(b"x-forwarded-for", ()), peer))
-    out = [b"\r\nHost: ", host, b"\r\nX-Forwarded-For: ", addresses]
+    told = [value for value in found.get(b"x-forwarded-for", ()) if value]
+    if not told or peer != UNKNOWN:  # a proxy on a unix socket has said all there is to say
+        told.append(peer)
+    out = [b"\r\nHost: ", host, b"\r\nX-Forwarded-For: ", b", ".join(told)]
     for name, own in ((b"X-Forwarded-Proto", proto), (b"X-Forwarded-Host", host)):
-        out += [b"\r\n", name, b": ", (found.get(name.lower()) or [own])[-1]]
+        out += [b"\r\n", name, b": ", (found.get(name.lower()) or [b""])[-1] or own]
     for name, values in found.items():
         if _is_further(name):
             out += [b"\r\n%b: %b" % (name, value) for value in values]
+    if b"forwarded" in found and peer != UNKNOWN:
+        # On a line of its own: a quote that is left open in theirs does not take ours in.
+        out.append((b'\r\nForwarded: for="[%b]"' if b":" in peer else b"\r\nForwarded: for=%b") % peer)
     return b"".join(out) + VIA
 
 

@@ -60,7 +60,7 @@ class Replies:
             lines.append(b"\r\nVary: Accept")
         if status == 503:
             lines.append(b"\r\nRetry-After: 1")
-        if status == 405:
+        if status in (200, 405):  # 200 is the end of an OPTIONS with Max-Forwards
             lines.append(b"\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
         if close:
             lines.append(b"\r\nConnection: close")

@@ -30,11 +30,14 @@ from bgproxy.wire.parser import request_grammar
 _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}){1,255})(?::[0-9]{0,5})?"
 )
-_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]*)(/?)(.*)")
+_ABSOLUTE = re.compile(rb"([Hh][Tt][Tt][Pp][Ss]?)://([^/?]*)(/?)(.*)")
+# Only OPTIONS and TRACE have it (RFC 9110 7.6.2). Not among the special fields, which every request is searched for.
+_MAX_FORWARDS = re.compile(rb"\r\nmax-forwards:[ \t]*([^\r]*)", re.IGNORECASE)
+_MOST_FORWARDS = 999_999_999
 _HOSTS_REMEMBERED = 1024
 _CR = 0x0D
 # The first line of a request that has nothing unusual about it, at the beginning of a head or of its first piece.
-_plain_line = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[^#\x00-\x20\x7f]*) HTTP/1\.1(?:\r\n|\Z)").match
+_plain_line = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[^#\x00-\x20\x7f]*) HTTP/1\.1(?:\r\n|\Z)").match
 _empty_lines = re.compile(rb"(?:\r\n)+").match
 _OWN = ("host", "content-length", "expect")
 _REFUSED_METHODS = {b"CONNECT": 501, b"TRACE": 405, b"PRI": 505, b"SOURCE": 501}
@@ -56,7 +59,8 @@ class RequestHead:
 
     `pieces` is the head, to be joined; what the proxy adds goes in behind the first of them. `body` is a number of
     bytes or framing.CHUNKED. `found` holds the special fields where the request was not a plain one. `given_id` is the
-    request id that came with it, b"" for none: worth something from a trusted peer only.
+    request id that came with it, b"" for none: worth something from a trusted peer only. `scheme` is that of an
+    absolute target, in lower case.
     """
 
     __slots__ = ("given_id", "host", "method", "pieces", "target")
@@ -67,6 +71,7 @@ class RequestHead:
     keep_alive: bool = True
     upgrade: bytes = b""
     expects_continue: bool = False
+    scheme: bytes = b""
     found: dict[bytes, list[bytes]] | None = None
 
     # Not a dataclass: 135 ns to build against 500, and one is built per request.
@@ -81,10 +86,12 @@ class RequestHead:
 class JudgedRequest(RequestHead):
     """A request with anything unusual about it: a body, an upgrade, HTTP/1.0, a further special field."""
 
-    __slots__ = ("body", "expects_continue", "found", "keep_alive", "minor", "upgrade")
+    __slots__ = ("body", "expects_continue", "found", "keep_alive", "minor", "scheme", "upgrade")
 
 
 ReadRequest: TypeAlias = RequestHead | Refusal
+
+MISDIRECTED = Refusal(421, "misdirected", "an https resource is not served without TLS")
 
 
 class RequestReader:
@@ -171,15 +178,20 @@ class RequestReader:
         where = self._target_and_host(method, target, found.get(b"host", []), minor)
         if isinstance(where, Refusal):
             return where
-        target, host = where
+        target, host, scheme = where
         expects = members(found.get(b"expect", []))
         if expects and expects != [b"100-continue"]:
             return Refusal(417, "unsupported", "the only expectation understood here is '100-continue'")
 
+        if method == b"OPTIONS":
+            last = _count_hop(parts)
+            if last is not None:
+                return last
+
         options = members(found.get(b"connection", []))
         given = found.get(self._id_field, [])
         request = JudgedRequest(method, target, host, given[0] if given else b"", [])
-        request.minor, request.body, request.found = minor, body, found
+        request.minor, request.body, request.found, request.scheme = minor, body, found, scheme
         request.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
         request.upgrade = upgrade.offered(method, minor, body, options, found.get(b"upgrade", []))
         request.expects_continue = bool(expects) and minor == 1 and body != 0
@@ -188,7 +200,7 @@ class RequestReader:
 
     def _target_and_host(
         self, method: bytes, target: bytes, hosts: list[bytes], minor: int
-    ) -> tuple[bytes, bytes] | Refusal:
+    ) -> tuple[bytes, bytes, bytes] | Refusal:
         """RFC 9112 3.2: exactly one valid Host, which the authority of an absolute target replaces."""
         if len(hosts) > 1 or (not hosts and minor == 1):
             return Refusal(400, "bad_request", "a request needs exactly one Host field")
@@ -198,16 +210,16 @@ class RequestReader:
         if b"#" in target:
             return Refusal(400, "bad_request", "a request target has no fragment")
         if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
-            return target, host
+            return target, host, b""
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
             return Refusal(400, "bad_request", "the request target is neither a path nor an http:// URL")
-        authority, slash, rest = absolute.groups()
+        scheme, authority, slash, rest = absolute.groups()
         if not self._is_host(authority):
             return Refusal(400, "bad_request", "the authority of the request target is not a host name or address")
         if not slash and not rest and method == b"OPTIONS":
-            return b"*", authority  # RFC 9112 3.2.4
-        return b"/" + rest, authority
+            return b"*", authority, scheme.lower()  # RFC 9112 3.2.4
+        return b"/" + rest, authority, scheme.lower()
 
     def _is_host(self, host: bytes) -> bool:
         if host in self._hosts:
@@ -218,6 +230,21 @@ class RequestReader:
             self._hosts.clear()
         self._hosts.add(host)
         return True
+
+
+def _count_hop(parts: list[bytes]) -> Refusal | None:
+    """RFC 9110 7.6.2: one hop less for the next, and where there is none left, the answer is ours."""
+    values = [value for piece in parts[::3] for value in _MAX_FORWARDS.findall(piece)]
+    if not values:
+        return None
+    hops = values[0].rstrip(b" \t")
+    if len(values) > 1 or not hops.isdigit():
+        return Refusal(400, "bad_request", "Max-Forwards is not one number")
+    if not hops.strip(b"0"):
+        return Refusal(200, "max_forwards", "this proxy is as far as Max-Forwards lets the request go")
+    left = min(int(hops) - 1, _MOST_FORWARDS) if len(hops) <= 18 else _MOST_FORWARDS
+    parts[::3] = [_MAX_FORWARDS.sub(b"\r\nMax-Forwards: %d" % left, piece) for piece in parts[::3]]
+    return None
 
 
 def _rebuild(head: RequestHead, parts: list[bytes], options: list[bytes]) -> list[bytes]:

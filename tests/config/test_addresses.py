@@ -79,6 +79,23 @@ def test_networks_are_written_in_their_canonical_form():
     ]
 
 
+def test_ipv4_networks_in_ipv6_are_ipv4_networks():
+    mapped = ("::ffff:10.0.0.0/104", "::ffff:192.0.2.1", "::ffff:0:0/96", "::ffff:0:0/95", "::/0")
+    with pytest.raises(Wrong, match="bits set"):
+        network().read(mapped[3])
+    assert [network().read(text) for text in (*mapped[:3], mapped[4])] == [
+        *("10.0.0.0/8", "192.0.2.1/32", "0.0.0.0/0", "::/0")
+    ]
+
+
+def test_a_word_may_stand_among_networks_and_no_other():
+    kind = network("unix")
+    assert (kind.read("unix"), kind.read("::1")) == ("unix", "::1/128")
+    assert kind.expected == 'a network in CIDR form, like "10.0.0.0/8", or "unix"'
+    with pytest.raises(Wrong, match="is not a network"):
+        kind.read("socket")
+
+
 def test_a_network_with_host_bits_gets_its_network_suggested():
     with pytest.raises(Wrong) as caught:
         network().read("10.1.2.3/8")

@@ -213,3 +213,41 @@ def test_passive_health_reaches_the_workers(tmp_path):
 def test_a_body_cannot_be_expected_of_head(tmp_path):
     (problem,) = problems_of(tmp_path, '[health]\nmethod = "HEAD"\nexpect_body = "ok"\n')
     assert problem == 'bgproxy.toml:3:1: [health] expect_body: an answer to HEAD has no body; expected method = "GET"'
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_proxy_header_is_believed_of_nobody_where_nobody_is_trusted(tmp_path):
+    (problem,) = problems_of(tmp_path, "[server]\nproxy_protocol = true")
+    assert problem.startswith("bgproxy.toml:2:1: [server] proxy_protocol: whoever connects could claim to be anybody; ")
+    assert problem.endswith(
+        'expected [server] trusted_proxies to name the networks of the proxies in front, like ["10.0.0.0/8"]'
+    )
+
+
+@pytest.mark.parametrize(
+    ("listen", "trusted", "missing"),
+    [("unix:/run/x.sock", "10.0.0.0/8", '"unix"'), ("127.0.0.1:80", "unix", "a network")],
+)
+def test_an_address_where_every_proxy_header_would_be_refused_is_an_error(tmp_path, listen, trusted, missing):
+    text = f'[server]\nproxy_protocol = true\nlisten = ["{listen}"]\ntrusted_proxies = ["{trusted}"]'
+    assert problems_of(tmp_path, text) == [
+        f"bgproxy.toml:3:11: [server] listen[0]: '{listen}' with proxy_protocol could serve nobody; "
+        f"expected [server] trusted_proxies to have {missing}"
+    ]
+    assert load_text(tmp_path, text.replace("= true", "= false")).server.listen
+
+
+def test_a_problem_with_trusted_proxies_is_the_only_one_about_proxy_headers(tmp_path):
+    (problem,) = problems_of(tmp_path, '[server]\nproxy_protocol = true\ntrusted_proxies = ["lan"]')
+    assert "'lan' is not a network; expected a network in CIDR form" in problem
+
+
+def test_proxy_headers_from_networks_and_unix_sockets_reach_the_workers(tmp_path):
+    text = """[server]
+proxy_protocol = true
+listen = ["127.0.0.1:80", "unix:/run/x.sock"]
+trusted_proxies = ["unix", "10.0.0.0/8"]"""
+    settings = load_text(tmp_path, text).worker_settings()
+    assert (settings.proxy_protocol, settings.trusted_proxies) == (True, ("unix", "10.0.0.0/8"))

@@ -45,6 +45,7 @@ def outcome(answer: RequestHead | Refusal) -> tuple[object, ...]:
     said = answer.method, answer.target, answer.host, answer.body, answer.minor
     return (
         *said,
+        answer.scheme,
         answer.keep_alive,
         answer.upgrade,
         answer.expects_continue,

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from bgproxy.wire.forwarded import lines, lines_behind_proxy
+import pytest
+
+from bgproxy.wire.forwarded import UNKNOWN, address_of, lines, lines_behind_proxy
 
 
 def split(text: bytes) -> list[bytes]:
@@ -41,11 +43,12 @@ def test_behind_a_trusted_proxy_scheme_and_host_are_kept_once():
 def test_behind_a_trusted_proxy_its_other_forwarding_fields_pass():
     found = {b"forwarded": [b"for=1", b"for=2"], b"x-real-ip": [b"203.0.113.5"], b"x-forwarded-port": [b"443"]}
     told = split(lines_behind_proxy(b"10.0.0.1", b"http", b"a", found))
-    assert told[-5:] == [
+    assert told[-6:] == [
         b"forwarded: for=1",
         b"forwarded: for=2",
         b"x-real-ip: 203.0.113.5",
         b"x-forwarded-port: 443",
+        b"Forwarded: for=10.0.0.1",
         b"Via: 1.1 bgproxy",
     ]
 
@@ -59,3 +62,46 @@ def test_a_look_alike_with_an_underscore_passes_from_nobody():
 def test_fields_that_are_not_about_forwarding_are_not_repeated():
     found = {b"host": [b"other"], b"connection": [b"close"], b"x-bg-epoch": [b"7"], b"": [b""]}
     assert lines_behind_proxy(b"10.0.0.1", b"http", b"a", found) == lines(b"10.0.0.1", b"http", b"a")
+
+
+@pytest.mark.parametrize(
+    ("peername", "address"),
+    [
+        (("192.0.2.1", 5), b"192.0.2.1"),
+        (("2001:db8::1", 5, 0, 0), b"2001:db8::1"),
+        (("::ffff:192.0.2.1", 5, 0, 0), b"192.0.2.1"),
+        (("::ffff:0:c000:201", 5, 0, 0), b"::ffff:0:c000:201"),
+        (("::192.0.2.1", 5, 0, 0), b"::192.0.2.1"),
+        (("fe80::1%eth0", 5, 0, 3), b"fe80::1"),
+        ("", UNKNOWN),
+        ("/run/client.sock", UNKNOWN),
+        (b"\0abstract", UNKNOWN),
+        (None, UNKNOWN),
+    ],
+)
+def test_an_address_is_written_as_networks_are(peername, address):
+    assert address_of(peername) == address
+
+
+def test_a_proxy_on_a_unix_socket_has_no_address_to_add():
+    found = {b"x-forwarded-for": [b"203.0.113.5"], b"forwarded": [b"for=203.0.113.5"]}
+    told = split(lines_behind_proxy(UNKNOWN, b"http", b"a", found))
+    assert told[1] == b"X-Forwarded-For: 203.0.113.5"
+    assert [line for line in told if line.lower().startswith(b"forwarded")] == [b"forwarded: for=203.0.113.5"]
+    assert split(lines_behind_proxy(UNKNOWN, b"http", b"a", {}))[1] == b"X-Forwarded-For: unknown"
+
+
+def test_an_ipv6_address_in_forwarded_is_quoted():
+    told = split(lines_behind_proxy(b"2001:db8::1", b"http", b"a", {b"forwarded": [b'for="[::1]"']}))
+    assert told[-2] == b'Forwarded: for="[2001:db8::1]"'
+
+
+def test_empty_fields_of_a_trusted_proxy_say_nothing():
+    found = {b"x-forwarded-for": [b"", b"203.0.113.5,,", b""], b"x-forwarded-proto": [b""], b"x-forwarded-host": [b""]}
+    told = split(lines_behind_proxy(b"10.0.0.1", b"http", b"a", found))
+    assert told[1:4] == [
+        b"X-Forwarded-For: 203.0.113.5,,, 10.0.0.1",
+        b"X-Forwarded-Proto: http",
+        b"X-Forwarded-Host: a",
+    ]
+    assert split(lines_behind_proxy(b"10.0.0.1", b"http", b"a", {b"x-forwarded-for": [b""]}))[1].endswith(b": 10.0.0.1")

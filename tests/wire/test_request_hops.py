@@ -187,3 +187,62 @@ def test_an_expectation_of_http_1_0_or_without_a_body_is_ignored(line, fields):
 )
 def test_any_other_expectation_is_refused_with_417(value):
     assert refused(request("POST / HTTP/1.1", f"Expect: {value}", "Content-Length: 5")) == 417
+
+
+# --- Max-Forwards -----------------------------------------------------------------------------------------------------
+
+OPTIONS = "OPTIONS * HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("came", "left"),
+    [
+        *(("1", b"0"), ("2", b"1"), ("10", b"9"), ("007", b"6"), ("255 ", b"254"), ("\t5\t", b"4")),
+        *(
+            ("999999999", b"999999998"),
+            ("1000000001", b"999999999"),
+            ("9" * 18, b"999999999"),
+            ("9" * 99, b"999999999"),
+        ),
+    ],
+)
+def test_a_request_about_the_way_has_one_hop_less_behind_us(came, left):
+    for fields in (
+        [f"max-forwards:{came}", "A: 1"],
+        ["A: 1", f"Max-Forwards: {came}"],
+        ["TE: gzip", f"Max-Forwards: {came}"],
+    ):
+        assert fields_sent(request(OPTIONS, *fields), b"max-forwards") == [left]
+
+
+@pytest.mark.parametrize("value", ["0", "00", " 0 ", "0" * 30])
+def test_where_no_hop_is_left_the_answer_is_ours(value):
+    assert refused(request(OPTIONS, f"Max-Forwards:{value}")) == 200
+    assert refused(request("OPTIONS /path HTTP/1.1", f"MAX-FORWARDS: {value}")) == 200
+
+
+@pytest.mark.parametrize("value", ["", "-1", "+1", "1.0", "0x1", "1, 1", "1 1", "one", "\xb2", "1;a"])
+def test_a_number_of_hops_that_is_none_is_refused(value):
+    assert refused(request(OPTIONS, f"Max-Forwards: {value}")) == 400
+
+
+def test_two_numbers_of_hops_are_refused():
+    assert refused(request(OPTIONS, "Max-Forwards: 5", "Max-Forwards: 5")) == 400
+    assert refused(request(OPTIONS, "Max-Forwards: 5", "TE: gzip", "max-forwards: 0")) == 400
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "PROPFIND"])
+def test_for_any_other_method_the_number_of_hops_is_an_ordinary_field(method):
+    for value in ("0", "5", "x"):
+        assert fields_sent(request(f"{method} / HTTP/1.1", f"Max-Forwards: {value}"), b"max-forwards") == [
+            value.encode()
+        ]
+
+
+def test_what_only_looks_like_a_number_of_hops_is_left_alone():
+    names = ("X-Max-Forwards: 0", "Max-Forwards-X: 0", "Max_Forwards: 0", "Via: 1.1 a; Max-Forwards: 0")
+    assert set(map(str.encode, names)) <= set(sent(request(OPTIONS, *names)))
+
+
+def test_a_refused_trace_does_not_depend_on_its_number_of_hops():
+    assert {refused(request("TRACE / HTTP/1.1", f"Max-Forwards: {n}")) for n in (0, 1, "x")} == {405}

@@ -146,6 +146,21 @@ def test_any_other_target_is_refused(target):
     assert refused(request(f"GET {target} HTTP/1.1")) == 400
 
 
+@pytest.mark.parametrize(
+    ("target", "scheme"),
+    [("/", b""), ("http://a/", b"http"), ("HTTPS://a/", b"https"), ("https://a?x", b"https"), ("/https://a/", b"")],
+)
+def test_the_scheme_of_an_absolute_target_is_known(target, scheme):
+    assert accepted(request(f"GET {target} HTTP/1.1")).scheme == scheme
+
+
+def test_an_absolute_target_keeps_its_spelling():
+    head = request("GET hTTp://EXAMPLE.org:080/%7eA//./..;x?q=%2F? HTTP/1.1")
+    assert sent(head)[0] == b"GET /%7eA//./..;x?q=%2F? HTTP/1.1"
+    assert fields_sent(head, b"host") == [b"EXAMPLE.org:080"]
+    assert accepted(request("OPTIONS https://A HTTP/1.1")).scheme == b"https"
+
+
 def test_an_absolute_target_does_not_make_up_for_an_invalid_host():
     assert refused(request("GET http://a/ HTTP/1.1", host="b c")) == 400
 
