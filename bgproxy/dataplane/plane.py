@@ -21,8 +21,8 @@ from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
-from bgproxy.wire.replies import Replies
 from bgproxy.wire.forwarded import UNKNOWN
+from bgproxy.wire.replies import Replies
 from bgproxy.wire.request import RequestReader
 from bgproxy.wire.response import ResponseReader
 

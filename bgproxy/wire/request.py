@@ -39,7 +39,7 @@ _CR = 0x0D
 # The first line of a request that has nothing unusual about it, at the beginning of a head or of its first piece.
 _plain_line = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[^#\x00-\x20\x7f]*) HTTP/1\.1(?:\r\n|\Z)").match
 _empty_lines = re.compile(rb"(?:\r\n)+").match
-_OWN = ("host", "content-length", "expect")
+_OWN = ("host", "content-length", "expect", "via")
 _REFUSED_METHODS = {b"CONNECT": 501, b"TRACE": 405, b"PRI": 505, b"SOURCE": 501}
 
 
@@ -255,8 +255,10 @@ def _rebuild(head: RequestHead, parts: list[bytes], options: list[bytes]) -> lis
     removed = hop_by_hop.named_by_connection(options)
     if removed:
         pieces = [without(piece, removed) for piece in pieces]
-    out = [b"%b %b HTTP/1.1" % (head.method, head.target), *pieces]
     found = head.found or {}
+    # Ours follows theirs, in the order of the way (RFC 9110 7.6.3): what is added goes in behind this first piece.
+    via = b"".join(b"\r\nVia: " + value for value in found.get(b"via", ()))
+    out = [b"%b %b HTTP/1.1%b" % (head.method, head.target, via), *pieces]
     if head.body > 0 or b"content-length" in found:
         out.append(b"\r\nContent-Length: %d" % head.body)
     elif head.body < 0:

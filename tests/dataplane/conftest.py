@@ -8,10 +8,13 @@ import pytest
 
 from bgproxy.core.model import Pool
 from bgproxy.core.settings import WorkerSettings
-from tests.support.plane import Plane, WorkerProcess
+from tests.support.plane import Plane, WorkerProcess, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+INTRODUCED = settings(proxy_protocol=True, trusted_proxies=("127.0.0.0/8", "::1/128", "unix"))
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +24,25 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     yield started
     complaints = started.end()
     assert not complaints, complaints
+
+
+@pytest.fixture(scope="session")
+def introduced_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    path = tmp_path_factory.mktemp("introduced") / "bgproxy.sock"
+    started = WorkerProcess(unix_path=str(path), dual_stack=True)
+    started.start((Pool(()), Pool(())), INTRODUCED)
+    yield started
+    complaints = started.end()
+    assert not complaints, complaints
+
+
+@pytest.fixture
+def introduced(introduced_worker: WorkerProcess) -> Iterator[Plane]:
+    """A worker whose connections begin with a PROXY header, from everybody here."""
+    made = Plane(introduced_worker)
+    made.configure(INTRODUCED)
+    yield made
+    made.close()
 
 
 @pytest.fixture

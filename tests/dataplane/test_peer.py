@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from bgproxy.dataplane.peer import Peer
+from bgproxy.wire.proxy_protocol import Introduction
 from bgproxy.wire.request import RequestHead, RequestReader
 
 
@@ -27,9 +28,9 @@ class FakePlane:
         return b"X-Request-Id: " + given
 
 
-def peer_at(peername: object, sockname: object = ("192.0.2.9", 8080)) -> Peer:
+def peer_at(peername: object, sockname: object = ("192.0.2.9", 8080), introduction: Introduction | None = None) -> Peer:
     names = {"peername": peername, "sockname": sockname}
-    return Peer(FakePlane(), SimpleNamespace(get_extra_info=names.get))  # type: ignore[arg-type]
+    return Peer(FakePlane(), SimpleNamespace(get_extra_info=names.get), introduction)  # type: ignore[arg-type]
 
 
 def head(*lines: bytes, minor: int = 1) -> RequestHead:
@@ -44,6 +45,7 @@ def head(*lines: bytes, minor: int = 1) -> RequestHead:
     [
         (("192.0.2.1", 5), b"192.0.2.1"),
         (("2001:db8::1", 5, 0, 0), b"2001:db8::1"),
+        (("::ffff:192.0.2.1", 5, 0, 0), b"192.0.2.1"),
         ("", b"unknown"),
         (None, b"unknown"),
     ],
@@ -88,3 +90,36 @@ def test_only_a_trusted_proxy_names_the_request() -> None:
     trusted = peer_at(("10.0.0.1", 5))
     assert trusted.request_id_line(named) == b"X-Request-Id: theirs"
     assert trusted.request_id_line(head(b"Host: a")) == b"X-Request-Id: new-1"
+
+
+TRUSTED, STRANGER = ("10.0.0.1", 5), ("192.0.2.1", 5)
+
+
+@pytest.mark.parametrize(
+    ("peername", "introduction", "address", "is_trusted"),
+    [
+        (TRUSTED, None, b"10.0.0.1", True),
+        (("::ffff:10.0.0.1", 5, 0, 0), None, b"10.0.0.1", True),
+        (TRUSTED, Introduction(9, is_local=True), b"10.0.0.1", True),
+        (TRUSTED, Introduction(9), b"10.0.0.1", False),
+        (TRUSTED, Introduction(9, source=b"203.0.113.7"), b"203.0.113.7", False),
+        (("10.0.0.2", 5), Introduction(9, source=b"10.0.0.1"), b"10.0.0.1", True),
+    ],
+)
+def test_it_is_the_introduced_client_who_is_trusted_or_not(
+    peername: object, introduction: Introduction | None, address: bytes, is_trusted: bool
+) -> None:
+    peer = peer_at(peername, introduction=introduction)
+    assert (peer.address, peer.is_trusted) == (address, is_trusted)
+
+
+def test_an_introduced_client_has_asked_the_address_that_the_introduction_says() -> None:
+    told = Introduction(9, source=b"203.0.113.7", destination=b"198.51.100.1:80")
+    assert b"Host: 198.51.100.1:80\r\n" in peer_at(TRUSTED, introduction=told).forwarding(head(minor=0))
+    assert b"Host: 192.0.2.9:8080\r\n" in peer_at(TRUSTED, introduction=Introduction(9)).forwarding(head(minor=0))
+
+
+def test_only_who_is_trusted_asks_for_https_without_tls() -> None:
+    for scheme, trusted, stranger in ((b"", True, True), (b"http", True, True), (b"https", True, False)):
+        assert peer_at(TRUSTED).may_ask_for(scheme) is trusted
+        assert peer_at(STRANGER).may_ask_for(scheme) is stranger

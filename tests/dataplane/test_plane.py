@@ -101,10 +101,18 @@ def made(segment: Segment, with_settings: WorkerSettings) -> DataPlane:
 async def test_trust_goes_by_network(segment: Segment) -> None:
     plane = made(segment, settings(trusted_proxies=("10.0.0.0/8", "fd00::/8")))
     assert plane.is_trusted(b"10.1.2.3")
-    assert plane.is_trusted(b"fd00::1%eth0")
+    assert plane.is_trusted(b"fd00::1")
     assert not plane.is_trusted(b"11.1.2.3")
+    assert not plane.is_trusted(b"::10.1.2.3")
     assert not plane.is_trusted(b"unknown"), "the peer of a unix socket"
     assert not made(segment, WorkerSettings()).is_trusted(b"10.1.2.3")
+
+
+async def test_peers_on_unix_sockets_are_trusted_by_their_word(segment: Segment) -> None:
+    plane = made(segment, settings(trusted_proxies=("unix",)))
+    assert plane.is_trusted(b"unknown")
+    assert not plane.is_trusted(b"10.1.2.3")
+    assert made(segment, settings(trusted_proxies=("unix", "10.0.0.0/8"))).is_trusted(b"10.1.2.3")
 
 
 async def test_clients_are_told_the_version_only_where_the_operator_wants_it(segment: Segment) -> None:

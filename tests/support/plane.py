@@ -60,10 +60,10 @@ def pool(upstreams: Sequence[RawUpstream | str], *, balance: str = "least-reques
 class WorkerProcess:
     """`python -m bgproxy.worker`, started and not yet configured. What it writes to its standard error is a failure."""
 
-    def __init__(self, *, unix_path: str = "") -> None:
+    def __init__(self, *, unix_path: str = "", dual_stack: bool = False) -> None:
         self.segment = Segment.create(1)
         self.cells = self.segment.slots[0].cells
-        self.listeners = _listening_sockets(unix_path)
+        self.listeners = _listening_sockets(unix_path, dual_stack)
         self.addresses = [_address_of(listener) for listener in self.listeners]
         self.control, theirs = socket.socketpair()
         self._lines = LineSplitter()
@@ -243,7 +243,7 @@ class Plane:
         assert not complaints, complaints
 
 
-def _listening_sockets(unix_path: str) -> list[socket.socket]:
+def _listening_sockets(unix_path: str, dual_stack: bool) -> list[socket.socket]:
     ipv4, ipv6 = socket.socket(socket.AF_INET), socket.socket(socket.AF_INET6)
     ipv4.bind(("127.0.0.1", 0))
     ipv6.bind(("::1", 0))
@@ -251,6 +251,10 @@ def _listening_sockets(unix_path: str) -> list[socket.socket]:
     if unix_path:
         made.append(socket.socket(socket.AF_UNIX))
         made[-1].bind(unix_path)
+    if dual_stack:
+        made.append(socket.socket(socket.AF_INET6))
+        made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made[-1].bind(("::", 0))
     for listener in made:
         listener.listen(1024)
     return made

@@ -8,16 +8,18 @@ import struct
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 LOCAL, PROXY = 0x20, 0x21
 TCP4, TCP6, UNIX = 0x11, 0x21, 0x31
+_of_one_family = ("203.0.113.1", "2001:db8::1")
 
 
-def v1(source: str, destination: str = "203.0.113.1", source_port: int = 4711, destination_port: int = 80) -> bytes:
+def v1(source: str, destination: str = "", source_port: int = 4711, destination_port: int = 80) -> bytes:
+    destination = destination or _of_one_family[":" in source]
     kind = "TCP6" if ":" in source else "TCP4"
     return f"PROXY {kind} {source} {destination} {source_port} {destination_port}\r\n".encode()
 
 
 def v2(
     source: str = "192.0.2.7",
-    destination: str = "203.0.113.1",
+    destination: str = "",
     source_port: int = 4711,
     destination_port: int = 80,
     extensions: bytes = b"",
@@ -27,6 +29,7 @@ def v2(
     block: bytes | None = None,
 ) -> bytes:
     """`family` and `block` in place of what the addresses would make."""
+    destination = destination or _of_one_family[":" in source]
     ends = ipaddress.ip_address(source), ipaddress.ip_address(destination)
     if family is None:
         family = TCP4 if ends[0].version == 4 else TCP6

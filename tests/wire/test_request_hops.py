@@ -189,6 +189,17 @@ def test_any_other_expectation_is_refused_with_417(value):
     assert refused(request("POST / HTTP/1.1", f"Expect: {value}", "Content-Length: 5")) == 417
 
 
+# --- Via --------------------------------------------------------------------------------------------------------------
+
+
+def test_our_via_comes_last_wherever_the_others_stand():
+    theirs = [b"1.0 fred", b"1.1 p.example (Apache/1.1), 1.1 second"]
+    for fields in (["Via: 1.0 fred", "A: 1"], ["A: 1", "VIA:  1.0 fred "], ["Connection: via", "Via: 1.0 fred"]):
+        head = request(GET, *fields, "via: 1.1 p.example (Apache/1.1), 1.1 second", "B: 2")
+        assert fields_sent(head, b"via") == [*theirs, b"1.1 bgproxy"]
+    assert fields_sent(request(GET), b"via") == [b"1.1 bgproxy"]
+
+
 # --- Max-Forwards -----------------------------------------------------------------------------------------------------
 
 OPTIONS = "OPTIONS * HTTP/1.1"
