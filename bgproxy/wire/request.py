@@ -31,13 +31,13 @@ _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}){1,255})(?::[0-9]{0,5})?"
 )
 _ABSOLUTE = re.compile(rb"([Hh][Tt][Tt][Pp][Ss]?)://([^/?]*)(/?)(.*)")
-# Only OPTIONS and TRACE have it (RFC 9110 7.6.2). Not among the special fields, which every request is searched for.
+# Means something to OPTIONS and TRACE alone (RFC 9110 7.6.2): not a special field, for which every head is searched.
 _MAX_FORWARDS = re.compile(rb"\r\nmax-forwards:[ \t]*([^\r]*)", re.IGNORECASE)
 _MOST_FORWARDS = 999_999_999
 _HOSTS_REMEMBERED = 1024
 _CR = 0x0D
 # The first line of a request that has nothing unusual about it, at the beginning of a head or of its first piece.
-_plain_line = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (/[^#\x00-\x20\x7f]*) HTTP/1\.1(?:\r\n|\Z)").match
+_plain_line = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[^#\x00-\x20\x7f]*) HTTP/1\.1(?:\r\n|\Z)").match
 _empty_lines = re.compile(rb"(?:\r\n)+").match
 _OWN = ("host", "content-length", "expect", "via")
 _REFUSED_METHODS = {b"CONNECT": 501, b"TRACE": 405, b"PRI": 505, b"SOURCE": 501}
@@ -139,6 +139,8 @@ class RequestReader:
                     self._grammar.restart()
                     return _why_invalid(head)
                 method, target = line.groups()
+                if method == b"OPTIONS" and _MAX_FORWARDS.search(head):
+                    return self._judge(head)
                 return RequestHead(method, target, host, parts[id_at] if id_at else b"", parts[PIECES])
         return self._judge(head)
 
