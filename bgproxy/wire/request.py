@@ -38,7 +38,7 @@ _HOSTS_REMEMBERED = 1024
 _CR = 0x0D
 # The first line of a request that has nothing unusual about it, at the beginning of a head or of its first piece.
 _plain_line = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[^#\x00-\x20\x7f]*) HTTP/1\.1(?:\r\n|\Z)").match
-_empty_lines = re.compile(rb"(?:\r\n)+").match
+_empty_lines = re.compile(rb"(?:\r\n)++").match  # possessive: nothing is remembered per line
 _OWN = ("host", "content-length", "expect", "via")
 _REFUSED_METHODS = {b"CONNECT": 501, b"TRACE": 405, b"PRI": 505, b"SOURCE": 501}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -23,11 +24,13 @@ def sentences(page: str) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
+@functools.cache
 def named() -> dict[str, str]:
     """What `pytest.mark.says` names: sentence → one of the places."""
     places = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        source = path.read_text()
+        for node in ast.walk(ast.parse(source)) if "mark.says(" in source else ():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "says":
                 (said,) = (argument.value for argument in node.args if isinstance(argument, ast.Constant))
                 places[str(said)] = f"{path.relative_to(ROOT)}:{node.lineno}"
