@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import resource
 import socket
@@ -262,16 +263,20 @@ class Door:
 
 
 def in_a_loop(test: Callable[[Door], Coroutine[None, None, None]], segment: Segment, **options: Any) -> None:
-    """In uvloop, as a worker would."""
+    """In uvloop, as a worker would; what goes wrong in no task of the test is a failure as well."""
+    complaints: list[dict[str, Any]] = []
 
     async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
         door = Door(segment, **options)
         try:
             await test(door)
         finally:
             await door.close()
+            gc.collect()  # a task that failed unheard complains when it goes
 
     uvloop.run(run())
+    assert not complaints
 
 
 def test_a_drain_answers_who_asks_at_last_and_does_not_wait_for_who_does_not(segment: Segment) -> None:
@@ -291,7 +296,7 @@ def test_a_drain_answers_who_asks_at_last_and_does_not_wait_for_who_does_not(seg
             assert await nameless.read() == await speechless.read() == b""
             assert await draining == (0, 0)
 
-    in_a_loop(drain, segment)
+    in_a_loop(drain, segment, header=120)
 
 
 def test_at_the_end_of_a_drain_nobody_is_left(segment: Segment) -> None:
