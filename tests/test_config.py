@@ -233,6 +233,8 @@ def test_a_feature_that_is_not_there_is_an_unknown_key(tmp_path, text):
         ("state.dir", '""'),
         ("headers.request_id", '""'),
         ("headers.request_id", '"Content-Length"'),
+        ("headers.request_id", '"content-type"'),
+        ("headers.request_id", '"Vary"'),
         ("headers.request_id", '"x-bg-colour"'),
         ("log.access", '"yes"'),
         ("pools.blue.release", r'"a\nb"'),
