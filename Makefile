@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 PURE := bgproxy/core bgproxy/wire bgproxy/shm
 
-.PHONY: setup fmt lint types test soak clients cov ci bench bench-memory demo
+.PHONY: setup fmt lint types test soak clients autobahn fuzz strictness cov ci bench bench-memory bench-hostile demo
 
 setup: ## a virtual environment with everything that the other targets need
 	python3 -m venv .venv
@@ -27,6 +27,10 @@ soak: ## what has to wait for longer than a person would
 
 clients: ## every real client; fails where one is not installed
 	BGPROXY_ALL_CLIENTS=1 $(PYTHON) -m pytest -q -n0 -m '' tests/e2e/test_clients.py
+
+autobahn: ## every Autobahn case of WebSocket, directly and through the proxy: a quarter of an hour
+	$(PYTHON) -m pip install -q -e '.[test,autobahn]'
+	$(PYTHON) -m tests.e2e.autobahn
 
 cov: ## every branch of the pure parts, from their own tests
 	$(PYTHON) -m pytest -q tests/core tests/wire tests/shm \
