@@ -402,6 +402,22 @@ def test_a_client_that_half_closes_and_is_never_answered_is_taken_for_gone(plane
     eventually(lambda: plane.answered("GET", 499) == 1, "the 499")
 
 
+def test_a_half_closed_client_does_not_take_a_silence_for_the_end_of_its_answer(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        conversation.rest()
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(request(version="1.0"))
+    client.until(b"\r\n\r\nhalf")
+    client.finish_sending()
+    with pytest.raises(ConnectionResetError):
+        client.rest()
+    eventually(lambda: plane.failed("client_gone") == 1, "its being taken for gone")
+
+
 def test_a_half_closed_client_whose_pipelined_body_comes_short_is_taken_for_gone(plane: Plane) -> None:
     release = threading.Event()
 

@@ -6,12 +6,14 @@ import contextlib
 import random
 import select
 import threading
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bgproxy.core.model import BLUE, COLOURS, GREEN
 from bgproxy.core.settings import HeaderSettings
+from bgproxy.dataplane.exchange import Exchange
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, pool, settings
 from tests.support.raw_http import Ended, chunked, request, response
@@ -304,6 +306,35 @@ def test_an_answer_during_the_upload_is_passed_on_and_the_connections_end(plane:
     client.send(b"x" * 1000)
     assert client.is_ended()
     assert plane.blue.conversations[0].ended.wait(10)
+
+
+def test_an_answer_that_ends_with_the_upstream_connection_is_whole_during_an_upload(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        conversation.send(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+        conversation.finish_sending()
+        conversation.rest()
+
+    plane.blue.script = script
+    client = plane.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", b"x" * 1000)
+    assert client.answer().body == b"all of it"
+    assert client.is_ended()
+
+
+def test_the_patience_with_an_answer_that_began_before_the_upload_ended_is_that_of_its_body() -> None:
+    plane: Any = SimpleNamespace(
+        turn=SimpleNamespace(now=0), clock=lambda: 1000, response_ns=60, body_idle_ns=300, stream_idle_ns=3600
+    )
+    exchange = Exchange(plane, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    exchange.upstream = upstream = SimpleNamespace(deadline=0)  # type: ignore[assignment]
+    for exchange.status, exchange._gauge, patience in (
+        (0, slot.IN_FLIGHT, 60),
+        (200, slot.IN_FLIGHT, 300),
+        (200, slot.EVENT_STREAMS, 3600),
+    ):
+        exchange.end_body()
+        assert upstream.deadline == 1000 + patience
 
 
 def test_an_answer_may_begin_before_the_upload_ends(plane: Plane) -> None:

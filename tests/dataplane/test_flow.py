@@ -3,12 +3,17 @@ test_downstream.py and test_upstream.py."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+import uvloop
 
-from bgproxy.dataplane.flow import Connection
+from bgproxy.dataplane.flow import Connection, reset, unwritten
 from bgproxy.dataplane.turn import Turn
+from tests.support.plane import eventually
 from tests.support.sockets import IDLE_SOCKET
 
 
@@ -85,3 +90,53 @@ def test_a_slow_peer_is_known_by_whether_it_takes_anything(connection: Connectio
     assert not connection.takes_what_is_written(), "since it was asked last"
     connection.resume_writing()
     assert not connection.is_slow
+
+
+# --- real sockets -----------------------------------------------------------------------------------------------------
+
+
+Pair = tuple[asyncio.Transport, socket.socket, asyncio.AbstractEventLoop]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """A transport on a loop that the test runs, and who it talks to over TCP."""
+    loop = uvloop.new_event_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    ours.setblocking(False)
+    with theirs:
+        theirs.settimeout(10)
+        transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=ours))
+        yield transport, theirs, loop
+        transport.abort()
+        loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+
+
+def test_what_the_kernel_holds_is_unwritten_as_well(pair: Pair) -> None:
+    transport, peer, _ = pair
+    count = 8 << 20
+    transport.write(bytes(count))
+    waiting = unwritten(transport)
+    assert transport.get_write_buffer_size() < waiting < count, "the peer's kernel has taken something"
+    peer.recv(1 << 20, socket.MSG_WAITALL)
+    eventually(lambda: unwritten(transport) < waiting, "a reader's progress, of which the transport knows nothing")
+    assert transport.get_write_buffer_size() > 0
+
+
+def test_a_reset_is_seen_as_one(pair: Pair) -> None:
+    transport, peer, loop = pair
+    reset(transport)
+    loop.run_until_complete(asyncio.sleep(0))
+    with pytest.raises(ConnectionResetError):
+        peer.recv(1)
+
+
+def test_a_transport_that_has_said_everything_and_closes_is_not_reset_any_more(transport: FakeTransport) -> None:
+    transport.closing = True
+    transport.abort = lambda: transport.calls.append("abort")  # type: ignore[attr-defined]
+    transport.get_extra_info = lambda name: pytest.fail("its socket may be gone")  # type: ignore[assignment]
+    reset(transport)  # type: ignore[arg-type]
+    assert transport.calls == ["abort"]

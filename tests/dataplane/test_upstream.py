@@ -14,6 +14,7 @@ from bgproxy.core import failure as failures
 from bgproxy.dataplane.turn import Turn
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
+from bgproxy.wire.framing import ChunkedDecoder
 from bgproxy.wire.response import ResponseReader
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import Ended, chunked, request, response
@@ -315,6 +316,19 @@ def test_an_upstream_that_is_held_back_is_not_late(connection: UpstreamConnectio
     assert connection.transport.is_closing()
 
 
+def test_an_upstream_that_has_begun_to_answer_may_wait_for_the_rest_of_the_request(
+    connection: UpstreamConnection,
+) -> None:
+    exchange = connection.exchange
+    assert isinstance(exchange, FakeExchange)
+    connection._decoder = ChunkedDecoder()
+    connection.on_deadline(5000)
+    assert (connection.deadline, connection.transport.is_closing()) == (5000 + 300, False)
+    exchange.client.upload = None
+    connection.on_deadline(6000)
+    assert exchange.done == [failures.RESPONSE_IDLE]
+
+
 def test_an_upstream_that_takes_the_upload_slowly_is_not_late(connection: UpstreamConnection) -> None:
     transport, exchange = connection.transport, connection.exchange
     assert isinstance(transport, FakeTransport)
@@ -337,9 +351,10 @@ def test_the_time_for_the_response_runs_from_the_end_of_the_upload(connection: U
     connection.resume_writing()
     assert (connection.deadline, exchange.done) == (0, ["pause_upload", "resume_upload"])
     exchange.client.upload = None
+    exchange.patience_ns = 300
     connection.pause_writing()
     connection.resume_writing()
-    assert connection.deadline == 1000 + 60
+    assert connection.deadline == 1000 + 300
 
 
 def test_a_deadline_does_not_overtake_a_response_that_has_come(connection: UpstreamConnection) -> None:
