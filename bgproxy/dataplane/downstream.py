@@ -21,8 +21,8 @@ from bgproxy.wire.request import (
     ReadRequest,
     Refusal,
     RequestHead,
-    len_of_empty_lines,
-    why_incomplete_is_hopeless,
+    why_hopeless,
+    without_empty_lines,
 )
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class Downstream(Connection):
         exchange = self.exchange
         if exchange is None:
             self._turn.flush()  # an answer may wait there, and is not written behind the close
-            return b"\r\n\r\n" in self._buffer  # a whole request that waits for its turn is still answered
+            if self._buffer:  # a request that waits for its turn is still answered
+                self._plane.loop.call_soon(self._next_request)
+            return self._buffer != b""
         if self.upload is not None:
             if self._buffer and exchange.upstream is None:
                 return True  # perhaps all of the body waits there: seen when it is sent on
@@ -195,11 +197,14 @@ class Downstream(Connection):
         """`end` is where the first head in `data` ends, 3 where it does not, 4 where there is only an empty line."""
         plane = self._plane
         if end < 4:
-            self._await_rest_of_head(data)
-        elif end == 4:
-            self._read_after_empty_lines(data)
+            self._await_rest_of_head(without_empty_lines(data))
+        elif end == 4 or data.startswith(b"\r\n"):
+            self._buffer = b""
+            rest = without_empty_lines(data)
+            if rest:
+                self.handle(rest)
         elif end > plane.head_bytes:
-            self._refuse_large(data)
+            self._refuse_hopeless(data[:end])
         else:
             head, self._buffer = data[:end], data[end:]
             self._begin_judged(plane.requests.read(head), head)
@@ -207,7 +212,9 @@ class Downstream(Connection):
     def _begin_judged(self, request: ReadRequest, head: bytes) -> None:
         """Begin a request of any kind, or answer it with its refusal."""
         if isinstance(request, Refusal):
-            self.refuse(request, request_head=head)
+            head = without_empty_lines(head)
+            if not self._refuse_hopeless(head):
+                self.refuse(request, request_head=head)
             return
         if not self.peer.may_ask_for(request.scheme):
             self.refuse(MISDIRECTED, request=request)
@@ -222,41 +229,27 @@ class Downstream(Connection):
         if self._buffer and self.exchange is not None:
             self._keep_pipelined(b"")
 
-    def _read_after_empty_lines(self, data: bytes) -> None:
-        """RFC 9112 2.2: a client may send some before its request line."""
-        self._buffer = b""
-        rest = data[len_of_empty_lines(data) :]
-        if rest:
-            self.handle(rest)
-
     def _await_rest_of_head(self, data: bytes) -> None:
-        plane = self._plane
-        if len(data) > plane.head_bytes or (b"\r\n" not in data and len(data) > self._most_of_a_line):
-            self._refuse_large(data)
+        if self._refuse_hopeless(data):
             return
-        if data == b"\r\n":  # an empty line behind the last request is not the beginning of one
+        if self._eof:  # and so its end will not come
+            self.close()
+            return
+        if not data:  # empty lines behind the last request are not the beginning of one
             self._buffer = b""
             return
-        hopeless = why_incomplete_is_hopeless(data)
-        if hopeless:
-            self.refuse(hopeless, request_head=data)
-            return
         if not self._buffer:  # once per head: a dripped byte does not extend it
-            self.deadline = plane.clock() + plane.header_ns
+            self.deadline = self._plane.clock() + self._plane.header_ns
         self._buffer = data
 
-    @property
-    def _most_of_a_line(self) -> int:
-        return self._plane.settings.limits.target_bytes + 32
-
-    def _refuse_large(self, data: bytes) -> None:
-        """The same answer whether it came at once or bit by bit."""
-        if 0 <= data.find(b"\r\n") <= self._most_of_a_line:
-            limit = self._plane.head_bytes
-            refusal = Refusal(431, "head_too_large", f"the request head is longer than {limit} bytes")
-        else:
-            refusal = Refusal(414, "target_too_long", "the request target is too long")
+    def _refuse_hopeless(self, data: bytes) -> bool:
+        """Refuse what is wrong with a head for the first reason there is, as if it had come byte by byte."""
+        plane = self._plane
+        refusal = why_hopeless(data, plane.head_bytes, plane.settings.limits.target_bytes)
+        if refusal is None:
+            return False
         self.refuse(refusal, request_head=data)
+        return True
 
     def _keep_pipelined(self, data: bytes) -> None:
         self._buffer += data
@@ -350,7 +343,7 @@ class Downstream(Connection):
     def _next_request(self) -> None:
         if self.exchange is not None or self.closing or self.is_slow:
             return
-        if self.waiting is None and b"\r\n\r\n" not in self._buffer and self._eof:
+        if self._eof and self.waiting is None and not self._buffer:
             self.close()
             return
         self.resume_reading()

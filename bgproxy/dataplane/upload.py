@@ -26,13 +26,13 @@ class Upload:
         """Pass on what of `data` is body. framing.MORE, the index behind the body's last byte, or framing.BAD where
         the request has been ended for it."""
         end = self._decoder.feed(data)
-        if end == BAD:
-            exchange.client_failed(400, "bad_request", "the chunked request body is malformed")
-            return BAD
         pieces, self._decoder.pieces = self._decoder.pieces, []
         self._received += sum(map(len, pieces))
-        if 0 < self._limit < self._received:
+        if 0 < self._limit < self._received:  # asked first: what is malformed came behind these pieces
             exchange.client_failed(413, "body_too_large", f"the request body is larger than {self._limit} bytes")
+            return BAD
+        if end == BAD:
+            exchange.client_failed(400, "bad_request", "the chunked request body is malformed")
             return BAD
         if pieces:
             exchange.send_body(encode.chunk(pieces) if self._is_chunked else b"".join(pieces))

@@ -6,6 +6,8 @@ X-Forwarded-Proto/-Host and the like and X-Real-IP are passed on.
 
 from __future__ import annotations
 
+from bgproxy.wire.fields import as_variable
+
 UNKNOWN = b"unknown"  # the address of a peer that has none: a unix socket's (RFC 7239 section 6.2)
 VIA = b"\r\nVia: 1.1 bgproxy"
 # Read from a head, so that what an untrusted peer sent can be left out.
@@ -49,6 +51,6 @@ def lines_behind_proxy(peer: bytes, proto: bytes, host: bytes, found: dict[bytes
 
 
 def _is_further(name: bytes) -> bool:
-    if name in (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host") or b"_" in name:
+    if name in (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host") or as_variable(name) != name:
         return False
     return name in (b"forwarded", b"x-real-ip") or name.startswith(b"x-forwarded-")

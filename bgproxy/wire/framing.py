@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-from bgproxy.wire.fields import split_line
+from bgproxy.wire.fields import as_variable, split_line
 
 # A body is a number of bytes, or one of these.
 CHUNKED: Final = -1
@@ -16,6 +16,8 @@ UNTIL_CLOSE: Final = -2
 AMBIGUOUS: Final = -3
 UNSUPPORTED_CODING: Final = -4
 
+_FRAMING = (b"content-length", b"transfer-encoding")
+_NOT_IN_TRAILERS = (*_FRAMING, b"host")  # a second word on where the body ends, or where the message goes
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})"
@@ -42,6 +44,12 @@ def request_body(lengths: list[bytes], codings: list[bytes], minor: int) -> int:
     if codings[0].lower() == b"chunked":
         return CHUNKED
     return AMBIGUOUS if b"chunked" in codings[0].lower() else UNSUPPORTED_CODING
+
+
+def looks_like_framing(name: bytes) -> bool:
+    """Is this lower-case name none that frames, but one to a CGI-like server? Nobody sends `Content_Length` in good
+    faith."""
+    return name not in _FRAMING and as_variable(name) in _FRAMING
 
 
 def response_body(status: int, method: bytes, lengths: list[bytes], codings: list[bytes], minor: int) -> int:
@@ -195,6 +203,8 @@ class ChunkedDecoder:
         self._overhead += len(line)
         field = split_line(line)
         if field is None or self._overhead > self.OVERHEAD_BYTES:
+            return False
+        if as_variable(field[0]) in _NOT_IN_TRAILERS:
             return False
         self.trailers.append(field)
         return True

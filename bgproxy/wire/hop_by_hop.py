@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bgproxy.wire.fields import as_variable
+
 # In a request. Transfer-Encoding, Content-Length, Host, Upgrade and Connection are rebuilt, never copied.
 REQUEST = ("connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "http2-settings")
 RESPONSE = ("connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade")
@@ -29,7 +31,7 @@ def named_by_connection(options: list[bytes]) -> frozenset[bytes]:
 
 def passing_trailers(trailers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Trailers without those that would frame, route, authenticate or modify if a recipient merged them."""
-    return [(name, value) for name, value in trailers if _may_pass(name.lower().replace(b"_", b"-"))]
+    return [(name, value) for name, value in trailers if _may_pass(as_variable(name))]
 
 
 def _may_pass(name: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from typing import TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError
 
@@ -24,7 +25,7 @@ from bgproxy.wire.fields import (
     special_fields,
     without,
 )
-from bgproxy.wire.framing import AMBIGUOUS, UNSUPPORTED_CODING, request_body
+from bgproxy.wire.framing import AMBIGUOUS, UNSUPPORTED_CODING, looks_like_framing, request_body
 from bgproxy.wire.parser import request_grammar
 
 _HOST = re.compile(
@@ -37,9 +38,18 @@ _MOST_FORWARDS = 999_999_999
 _HOSTS_REMEMBERED = 1024
 _CR = 0x0D
 # The first line of a request that has nothing unusual about it, at the beginning of a head or of its first piece.
-_plain_line = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[^#\x00-\x20\x7f]*) HTTP/1\.1(?:\r\n|\Z)").match
+# Nothing in its path needs a closer look: no backslash, no "..", no encoded NUL, dot, slash or backslash.
+_PLAIN_PATH = (
+    rb"/[^#%.?\\\x00-\x20\x7f]*+"
+    rb"(?:(?:%(?!00|2[EeFf]|5[Cc])|\.(?!\.))[^#%.?\\\x00-\x20\x7f]*+)*+"
+    rb"(?:\?[^#\x00-\x20\x7f]*+)?"
+)
+_plain_line = re.compile(
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (" + _PLAIN_PATH + rb") HTTP/1\.1(?:\r\n|\Z)"
+).match
 _empty_lines = re.compile(rb"(?:\r\n)++").match  # possessive: nothing is remembered per line
 _OWN = ("host", "content-length", "expect", "via")
+_BODILESS_IN_HTTP_1_0 = (b"GET", b"HEAD", b"DELETE")  # servers of that time never look for one
 _REFUSED_METHODS = {b"CONNECT": 501, b"TRACE": 405, b"PRI": 505, b"SOURCE": 501}
 
 
@@ -171,12 +181,16 @@ class RequestReader:
         minor = version[-1] - 0x30
         found = collect(parts)
         body = request_body(found.get(b"content-length", []), found.get(b"transfer-encoding", []), minor)
+        if any(looks_like_framing(name) for name in found):
+            body = AMBIGUOUS
         if body == AMBIGUOUS:
             return Refusal(
                 400, "bad_request", "Content-Length and Transfer-Encoding do not say clearly where the body ends"
             )
         if body == UNSUPPORTED_CODING:
             return Refusal(501, "unsupported", "the only transfer coding understood here is 'chunked'")
+        if body != 0 and minor == 0 and method in _BODILESS_IN_HTTP_1_0:
+            return Refusal(400, "bad_request", f"{method.decode()} has no body in HTTP/1.0")
         where = self._target_and_host(method, target, found.get(b"host", []), minor)
         if isinstance(where, Refusal):
             return where
@@ -191,6 +205,8 @@ class RequestReader:
                 return last
 
         options = members(found.get(b"connection", []))
+        if b"host" in options or b"content-length" in options:
+            return Refusal(400, "bad_request", "Connection names a field that is not for this hop alone")
         given = found.get(self._id_field, [])
         request = JudgedRequest(method, target, host, given[0] if given else b"", [])
         request.minor, request.body, request.found, request.scheme = minor, body, found, scheme
@@ -211,7 +227,9 @@ class RequestReader:
             return Refusal(400, "bad_request", "the Host field is not a host name or address")
         if b"#" in target:
             return Refusal(400, "bad_request", "a request target has no fragment")
-        if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        if target.startswith(b"/"):
+            return _why_bad_path(target) or (target, host, b"")
+        if target == b"*" and method == b"OPTIONS":
             return target, host, b""
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
@@ -219,9 +237,11 @@ class RequestReader:
         scheme, authority, slash, rest = absolute.groups()
         if not self._is_host(authority):
             return Refusal(400, "bad_request", "the authority of the request target is not a host name or address")
+        if hosts and _without_usual_port(scheme, authority) != _without_usual_port(scheme, host):
+            return Refusal(400, "bad_request", "the request target and the Host field name different hosts")
         if not slash and not rest and method == b"OPTIONS":
             return b"*", authority, scheme.lower()  # RFC 9112 3.2.4
-        return b"/" + rest, authority, scheme.lower()
+        return _why_bad_path(b"/" + rest) or (b"/" + rest, authority, scheme.lower())
 
     def _is_host(self, host: bytes) -> bool:
         if host in self._hosts:
@@ -246,6 +266,31 @@ def _count_hop(parts: list[bytes]) -> Refusal | None:
         return Refusal(200, "max_forwards", "this proxy is as far as Max-Forwards lets the request go")
     left = min(int(hops) - 1, _MOST_FORWARDS) if len(hops) <= 18 else _MOST_FORWARDS
     parts[::3] = [_MAX_FORWARDS.sub(b"\r\nMax-Forwards: %d" % left, piece) for piece in parts[::3]]
+    return None
+
+
+def _without_usual_port(scheme: bytes, host: bytes) -> bytes:
+    name, colon, port = host.lower().rpartition(b":")
+    return name if colon and port in (b"", b"443" if len(scheme) == 5 else b"80") else host.lower()
+
+
+def _why_bad_path(target: bytes) -> Refusal | None:
+    """What some server behind us would read as another path, or as the end of one."""
+    path = target.partition(b"?")[0]
+    if b"\\" in path:
+        return Refusal(400, "bad_request", "a path has no backslash")
+    decoded = unquote_to_bytes(path)
+    if b"\0" in decoded:
+        return Refusal(400, "bad_request", "a path has no NUL")
+    depth = 0
+    for segment in decoded.replace(b"\\", b"/").split(b"/"):
+        name = segment.partition(b";")[0]
+        if name == b"..":
+            depth -= 1
+        elif name not in (b"", b"."):
+            depth += 1
+        if depth < 0:
+            return Refusal(400, "bad_request", "the path leads out of the root")
     return None
 
 
@@ -300,23 +345,42 @@ _METHODS_KNOWN = frozenset(
 _METHODS_SERVED = _METHODS_KNOWN - _REFUSED_METHODS.keys()
 
 
-def len_of_empty_lines(data: bytes) -> int:
-    """How much of `data` is empty lines before a request line (RFC 9112 2.2). A CR or LF alone is none."""
-    match = _empty_lines(data)
-    return match.end() if match else 0
+def why_hopeless(beginning: bytes, head_bytes: int, target_bytes: int) -> Refusal | None:
+    """The first reason for which no head that begins so can become valid: bare LF, other protocols, HTTP/0.9, too long.
+
+    `beginning` is without empty lines before it. What is said of a beginning is said of everything that begins with it,
+    so that a head meets the same refusal however it is cut.
+    """
+    found: list[tuple[int, Refusal]] = []  # how much of it has to be seen, and what is wrong then
+    bare = _BARE_LF.search(beginning)
+    if bare:
+        found.append((bare.end(), Refusal(400, "bad_request", "a line of the request head does not end with CRLF")))
+    other = _NO_METHOD.match(beginning)
+    if other:
+        found.append((other.end(), Refusal(400, "bad_request", "this is not HTTP/1.1")))
+    line, line_end, _ = beginning.partition(b"\r\n")
+    if line_end and not line.rpartition(b" ")[2].startswith(b"HTTP/"):
+        refusal = Refusal(400, "bad_request", "the request line is not 'METHOD target HTTP/1.1'")
+        found.append((len(line) + 2, refusal))
+    # The target, and around it the longest method, blanks and a version.
+    if len(line.removesuffix(b"\r")) > target_bytes + 32:
+        found.append((target_bytes + 33, Refusal(414, "target_too_long", "the request target is too long")))
+    if len(beginning) > head_bytes:
+        refusal = Refusal(431, "head_too_large", f"the request head is longer than {head_bytes} bytes")
+        found.append((head_bytes + 1, refusal))
+    return min(found, key=_seen)[1] if found else None
 
 
-def why_incomplete_is_hopeless(beginning: bytes) -> Refusal | None:
-    """A head whose end has not come: can it still become valid? Bare LF, other protocols and HTTP/0.9 can't."""
-    text = beginning[len_of_empty_lines(beginning) :] if beginning[:1] == b"\r" else beginning
-    if text == b"\r":
-        return None  # of another empty line
-    line, line_end, _ = text.partition(b"\n")
-    if b"\n" in text and text.count(b"\n") != text.count(b"\r\n"):
-        return Refusal(400, "bad_request", "a line of the request head does not end with CRLF")
-    method, space, _ = line.partition(b" ")
-    if method and not is_token(method.rstrip(b"\r") if line_end else method):
-        return Refusal(400, "bad_request", "this is not HTTP/1.1")
-    if line_end and (not space or not line.rstrip(b"\r").split(b" ")[-1].startswith(b"HTTP/")):
-        return Refusal(400, "bad_request", "the request line is not 'METHOD target HTTP/1.1'")
-    return None
+def _seen(found: tuple[int, Refusal]) -> int:
+    return found[0]
+
+
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+# What is neither a token character nor the blank behind the method. (A CR is waited for only before any other byte.)
+_NO_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]*+(?!\r\Z)[^ !#$%&'*+\-.^_`|~0-9A-Za-z]")
+
+
+def without_empty_lines(beginning: bytes) -> bytes:
+    """RFC 9112 2.2: a client may send some before its request line."""
+    match = _empty_lines(beginning)
+    return beginning[match.end() :] if match else beginning

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from bgproxy.wire import encode, forwarded
 from bgproxy.wire.framing import CHUNKED
-from bgproxy.wire.request import Refusal, RequestHead, why_incomplete_is_hopeless
+from bgproxy.wire.request import Refusal, RequestHead, why_hopeless, without_empty_lines
 from bgproxy.wire.response import ResponseHead, ResponseReader
-from tests.support.heads import outcome, reader_that_has_seen, request_reader
+from tests.support.heads import TARGET_BYTES, outcome, reader_that_has_seen, request_reader
 from tests.support.odd_heads import HOST_NAMES, good_requests, good_responses, request_heads, response_heads
 
 examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+HEAD_BYTES = 1 << 16
 NEXT = b"GET /next HTTP/1.1\r\nHost: next\r\n\r\n"
 
 
@@ -172,12 +173,27 @@ def test_no_bytes_whatever_raise_an_exception(raw, length):
         reader.read(raw[:length])
         responses.read(raw, raw, b"GET")
         responses.read(raw[:length], raw, b"HEAD")
-    why_incomplete_is_hopeless(raw)
-    why_incomplete_is_hopeless(raw[:length])
+    why_hopeless(without_empty_lines(raw), 60, 20)
+    why_hopeless(raw[:length], 60, 20)
 
 
 @examples
 @given(request_heads, st.integers(0, 400))
 def test_a_head_that_will_be_accepted_is_not_called_hopeless_while_it_comes(head, length):
     if isinstance(request_reader().read(head), RequestHead):
-        assert why_incomplete_is_hopeless(head[: min(length, len(head) - 1)]) is None
+        for beginning in (head, head[:length]):
+            assert why_hopeless(without_empty_lines(beginning), HEAD_BYTES, TARGET_BYTES) is None
+
+
+def first_word(beginning):
+    refusal = why_hopeless(beginning, 60, 20)
+    return refusal and (refusal.status, refusal.detail)
+
+
+@examples
+@given(st.one_of(request_heads, anything))
+def test_a_head_meets_the_same_refusal_however_little_of_it_has_come(head):
+    head = without_empty_lines(head)
+    said = [first_word(head[:length]) for length in range(len(head) + 1)]
+    first = next((length for length, word in enumerate(said) if word), len(said))
+    assert len(set(said[first:])) <= 1

@@ -11,13 +11,13 @@ GOOD_TARGETS = [
     b"/a?b=c",
     b"//x",
     b"/%00;a",
-    b"/\\",
+    b"/.a/..?\\",
     b"/a|b",
-    b"http://b.example/x?y",
-    b"http://b:81",
+    b"http://a.example/x?y",
+    b"http://b:80",
     b"https://[::1]?q",
 ]
-BAD_TARGETS = [b"*", b"http://u@b/", b"http:///", b"a:80", b"/#", b"/a b", b"/\xe9", b""]
+BAD_TARGETS = [b"*", b"http://u@b/", b"http:///", b"a:80", b"/#", b"/a b", b"/\xe9", b"", b"/..", b"/\\", b"/a%00"]
 GOOD_VERSIONS = [b"HTTP/1.1"] * 4 + [b"HTTP/1.0"]
 BAD_VERSIONS = [b"HTTP/1.2", b"HTTP/2.0", b"HTTP/0.9", b"http/1.1", b""]
 HOST_NAMES = b"a.example", b"b:80", b"[::1]"

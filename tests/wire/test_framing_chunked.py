@@ -184,9 +184,12 @@ def test_trailers_are_kept_apart_in_order():
         b"\n",
         b"\r",
         b" ",
+        b"Content-Length: 1\r\n",
+        b"transfer_encoding: chunked\r\n",
+        b"HOST: a\r\n",
     ],
 )
-def test_a_malformed_trailer_is_bad(trailer):
+def test_a_malformed_trailer_or_one_that_frames_or_routes_is_bad(trailer):
     assert is_bad(b"0\r\n" + trailer)
 
 

@@ -22,6 +22,7 @@ def test_connection_cannot_remove_what_frames_or_routes_the_message(name):
             b"content_length",
             b"X-Forwarded-For",
             b"x_forwarded_proto",
+            b"x.forwarded|proto",
             b"X-BG-Epoch",
             b"X-Real-IP",
             b"Connection",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bgproxy.wire.request import Refusal, why_incomplete_is_hopeless
+from bgproxy.wire.request import Refusal, why_hopeless, without_empty_lines
 from tests.support.heads import accepted, fields_sent, read, refused, request, sent
 
 # --- Host ------------------------------------------------------------------------------------------------------------
@@ -87,15 +87,17 @@ def test_nothing_else_is_taken_for_a_host(name):
             "/",
             "//",
             "//a//b",
-            "/%2e%2E/%00",
+            "/a/%2e%2E/%0d%0A",
             "/a;b=c?d=e&f",
-            "/../..",
+            "/a/../.",
+            "/a/b%2f..%2F..",
             "/?",
             "/a?b?c",
             "/http://a/",
             "/*",
             '/"<>',
-            "/\\",
+            "/?\\%00/../..",
+            "/.well-known/x",
         ),
         *("/a|b", "/{}", "/^`", "/%", "/%zz", "/a@b:c"),
     ],
@@ -108,6 +110,17 @@ def test_a_path_is_forwarded_byte_for_byte(target):
     "target", ["/a b", "/a\tb", "/a\0b", "/\x7f", "/\xe9", "/a\rb", "/a\nb", "/a\x0bb", " /", "/ ", "\t/"]
 )
 def test_a_blank_a_control_or_a_foreign_character_in_the_target_is_refused(target):
+    assert refused(request(f"GET {target} HTTP/1.1")) == 400
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("/\\", "/a\\b?c", "/%00", "/a%00.html?b", "http://example.org/a\\", "http://example.org/%00"),
+        *("/..", "/../", "/a/../../b", "/./..", "//..", "/%2e%2E", "/a/%2e./..", "/..%2fb", "/a/..%5c..", "/..;a/b"),
+    ],
+)
+def test_a_path_that_servers_read_in_different_ways_is_refused(target):
     assert refused(request(f"GET {target} HTTP/1.1")) == 400
 
 
@@ -128,11 +141,26 @@ def test_a_fragment_is_refused(target):
     ],
 )
 def test_the_authority_of_an_absolute_target_replaces_host(target, path, host):
-    head = request(f"GET {target} HTTP/1.1", host="spoofed.example")
-    assert accepted(head).target == path
-    assert sent(head)[0] == b"GET %b HTTP/1.1" % path
-    assert fields_sent(head, b"host") == [host]
-    assert fields_sent(head, b"x-forwarded-host") == [host]
+    for said in (host.decode(), host.decode().upper(), None):
+        head = request(f"GET {target} HTTP/1.{int(said is not None)}", host=said)
+        assert accepted(head).target == path
+        assert sent(head)[0] == b"GET %b HTTP/1.1" % path
+        assert fields_sent(head, b"host") == [host]
+        assert fields_sent(head, b"x-forwarded-host") == [host]
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "agree"),
+    [
+        *(("http://a/", "a:80", True), ("http://a:80/", "A", True), ("http://a:/", "a", True)),
+        *(("https://a/", "a:443", True), ("http://[::1]/", "[::1]:80", True), ("http://a:81/", "a:81", True)),
+        *(("http://a/", "b", False), ("http://a/", "a:81", False), ("http://a:81/", "a", False)),
+        *(("https://a/", "a:80", False), ("http://a/", "a:443", False), ("http://[::1]/", "[::2]", False)),
+    ],
+)
+def test_an_absolute_target_and_host_must_name_the_same(target, host, agree):
+    head = request(f"GET {target} HTTP/1.1", host=host)
+    assert isinstance(read(head), Refusal) is not agree
 
 
 @pytest.mark.parametrize(
@@ -167,8 +195,8 @@ def test_an_absolute_target_does_not_make_up_for_an_invalid_host():
 
 def test_the_asterisk_is_for_options_alone():
     assert sent(request("OPTIONS * HTTP/1.1"))[0] == b"OPTIONS * HTTP/1.1"
-    assert sent(request("OPTIONS http://a HTTP/1.1"))[0] == b"OPTIONS * HTTP/1.1"
-    assert sent(request("OPTIONS http://a/ HTTP/1.1"))[0] == b"OPTIONS / HTTP/1.1"
+    assert sent(request("OPTIONS http://a HTTP/1.1", host="a"))[0] == b"OPTIONS * HTTP/1.1"
+    assert sent(request("OPTIONS http://a/ HTTP/1.1", host="a"))[0] == b"OPTIONS / HTTP/1.1"
     assert refused(request("GET * HTTP/1.1")) == 400
     assert refused(request("POST * HTTP/1.1", "Content-Length: 1")) == 400
 
@@ -232,8 +260,7 @@ WHOLE = request("GET /a?b HTTP/1.1", "A: 1", "B: 2")
 @pytest.mark.parametrize("length", range(len(WHOLE)))
 @pytest.mark.parametrize("before", [b"", b"\r", b"\r\n", b"\r\n\r"])
 def test_the_beginning_of_a_valid_head_is_waited_for(before, length):
-    beginning = (before + WHOLE)[:length] if before.endswith(b"\n") or not before else before
-    assert why_incomplete_is_hopeless(beginning) is None
+    assert why_hopeless(without_empty_lines((before + WHOLE)[:length]), 1024, 128) is None
 
 
 @pytest.mark.parametrize(
@@ -250,10 +277,9 @@ def test_the_beginning_of_a_valid_head_is_waited_for(before, length):
             b"a:b",
             b"GET\r\n",
             b"GET\rX",
-            b"\rGET",
-            b"\nGET",
-            b"\n",
+            b"\rX",
             b"\r\r",
+            b"\n",
             b"\r\n\n",
         ),
         *(
@@ -268,10 +294,36 @@ def test_the_beginning_of_a_valid_head_is_waited_for(before, length):
     ],
 )
 def test_a_beginning_that_cannot_become_valid_is_refused_at_once(beginning):
-    refusal = why_incomplete_is_hopeless(beginning)
+    refusal = why_hopeless(without_empty_lines(beginning), 1024, 128)
     assert isinstance(refusal, Refusal)
     assert refusal.status == 400
 
 
 def test_what_is_hopeless_while_incomplete_would_be_refused_when_whole():
     assert isinstance(read(b"GET / HTTP/1.1\nHost: a\n\n\r\n\r\n"), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "status"),
+    [
+        (b"GET /" + b"a" * 156, 414),
+        (b"GET /" + b"a" * 156 + b"\n", 414),
+        (b"GET /" + b"a" * 155, None),
+        (b"GET /" + b"a" * 155 + b"\r", None),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * 1024, 431),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * 1024 + b"\n", 431),
+        (b"GET / HTTP/1.1\r\nA: \n" + b"b" * 1024, 400),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * 1005, None),
+    ],
+)
+def test_the_first_reason_for_a_refusal_is_the_one_that_is_said(beginning, status):
+    refusal = why_hopeless(beginning, 1024, 128)
+    assert (refusal and refusal.status) == status
+
+
+@pytest.mark.parametrize(
+    ("beginning", "rest"),
+    [(b"", b""), (b"\r\n\r\n", b""), (b"\r\n\r", b"\r"), (b"\n\r\n", b"\n\r\n"), (b"\r\nA\r\n", b"A\r\n")],
+)
+def test_only_whole_empty_lines_are_ignored(beginning, rest):
+    assert without_empty_lines(beginning) == rest
