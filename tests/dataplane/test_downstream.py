@@ -63,6 +63,25 @@ def test_a_chunked_body_is_read_whatever_way_it_is_split(plane: Plane, size: int
     assert client.ask().status == 200, "the connection is at the next message"
 
 
+def test_an_empty_line_before_a_request_may_come_in_two_segments(plane: Plane) -> None:
+    client = plane.client()
+    for _ in range(2):
+        client.send(b"\r")
+        assert plane.is_idle()  # asked for between the two: the worker has turned
+        assert plane.rejected("bad_request") == 0
+        client.send(b"\n" + request())
+        assert client.answer().status == 200
+
+
+@pytest.mark.parametrize("before", [b"\n", b"\r\n\n", b"\r\r\n"])
+def test_a_lone_cr_or_lf_before_a_request_is_refused(plane: Plane, before: bytes) -> None:
+    client = plane.client()
+    client.send(before)
+    client.send(request())
+    assert client.answer().status == 400
+    assert client.is_ended()
+
+
 def test_empty_lines_before_a_request_are_ignored(plane: Plane) -> None:
     client = plane.client()
     client.send(b"\r\n\r\n" + request())
@@ -437,6 +456,23 @@ def test_a_half_closed_client_whose_pipelined_body_comes_short_is_taken_for_gone
     assert client.is_ended()
     eventually(lambda: plane.answered("POST", 499) == 1, "the 499")
     assert [asked.target for asked in plane.blue.requests] == ["/1"]
+
+
+def test_a_half_closed_client_that_leaves_half_a_head_behind_empty_lines_is_closed_at_once(plane: Plane) -> None:
+    plane.configure(settings(timeouts={"header": 60.0, "keep_alive": 60.0}))
+    client = plane.client()
+    client.send(request("POST", body=b"a") + b"\r\n\r\nGET /half HT")
+    client.finish_sending()
+    assert client.answer().status == 200
+    assert client.is_ended()
+
+
+def test_a_half_closed_client_whose_last_bytes_are_wrong_hears_so(plane: Plane) -> None:
+    client = plane.client()
+    client.send(request() + b"GET /\n")
+    client.finish_sending()
+    assert [client.answer().status, client.answer().status] == [200, 400]
+    assert client.is_ended()
 
 
 def test_a_half_closed_client_that_leaves_an_incomplete_request_is_closed(plane: Plane) -> None:
