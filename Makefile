@@ -2,6 +2,8 @@
 PYTHON ?= .venv/bin/python
 PURE := bgproxy/core bgproxy/wire bgproxy/shm
 
+SECONDS := 0
+
 .PHONY: setup fmt lint types test soak clients autobahn fuzz strictness cov ci bench bench-memory bench-hostile demo
 
 setup: ## a virtual environment with everything that the other targets need
@@ -36,6 +38,10 @@ cov: ## every branch of the pure parts, from their own tests
 	$(PYTHON) -m pytest -q tests/core tests/wire tests/shm \
 		$(PURE:%=--cov=%) --cov-branch --cov-report=term-missing --cov-fail-under=100
 
+fuzz: ## until Ctrl-C, or SECONDS=600; both directions at once; what is found goes to tests/fuzz/findings/
+	$(PYTHON) -m pip install -q -e '.[test,fuzz]'
+	$(PYTHON) -m tests.fuzz --seconds $(SECONDS)
+
 ci: ## what a push must pass, from a bare checkout
 	.ci/run
 
@@ -44,6 +50,10 @@ bench: ## CPU per request beside nginx and HAProxy; a quiet machine with two cor
 
 bench-memory: ## resident memory: idle connections, 1 GiB bodies
 	$(PYTHON) benchmarks/memory.py
+
+strictness: ## dangerous requests through nginx, HAProxy, httpd, Caddy, Envoy and bgproxy: who lets what through
+	$(PYTHON) -m pip install -q -e '.[test,peers]'
+	$(PYTHON) benchmarks/strictness.py
 
 demo:
 	$(PYTHON) -m bgproxy demo

@@ -341,7 +341,7 @@ def test_every_module_has_its_test_twin():
 
 
 def test_every_test_file_has_its_module():
-    beside_the_tree = {"support", "e2e", "http", "property"}
+    beside_the_tree = {"support", "e2e", "http", "property", "fuzz"}
     twins = {twin(name) for name in SOURCES if name != "bgproxy"}  # a package may be tested as a whole, too
     orphans = []
     for path in sorted(TESTS.rglob("*.py")):
