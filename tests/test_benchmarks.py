@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.strict import Read
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 KINDS = ("plain", "browser")
 
@@ -18,7 +20,7 @@ KINDS = ("plain", "browser")
 def benchmarks_on_the_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("bodies", "compare", "memory", "proxies", "rig"):
+    for name in ("bodies", "compare", "memory", "proxies", "rig", "strictness"):
         sys.modules.pop(name, None)
 
 
@@ -35,6 +37,11 @@ def memory():
 @pytest.fixture
 def bodies():
     return importlib.import_module("bodies")
+
+
+@pytest.fixture
+def strictness():
+    return importlib.import_module("strictness")
 
 
 def samples(compare, **figures):
@@ -122,3 +129,39 @@ def test_the_rig_says_when_a_process_is_gone():
     rig = importlib.import_module("rig")
     with pytest.raises(rig.RigError, match="is gone"):
         rig.cpu_ns([2**22 + 1])
+
+
+# --- strictness ------------------------------------------------------------------------------------------------------
+
+
+def arrived(*fields: tuple[bytes, bytes], target: bytes = b"/", body: bytes = b"", trailers=()) -> Read:
+    return Read((b"GET", target), ((b"host", b"a"), (b"via", b"ours"), *fields), body, trailers)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        ([], [], ""),
+        ([arrived()], [], ""),
+        ([], [arrived()], "refuses"),
+        ([arrived()], [arrived()], ""),
+        ([arrived()], [arrived(), arrived()], "forwards 1 of 2"),
+        ([arrived(target=b"/b")], [arrived(target=b"/a")], "another request line"),
+        ([arrived(body=b"b")], [arrived(body=b"a")], "another body"),
+        ([arrived((b"x", b"2"))], [arrived((b"x", b"1"))], "not the field x"),
+        ([arrived((b"x", b"1"), (b"y", b"2"))], [arrived((b"x", b"1"))], ""),
+        ([arrived()], [arrived((b"x-forwarded-for", b"1"))], ""),
+        ([arrived()], [arrived(trailers=((b"x", b"1"),))], "not the trailer x"),
+    ],
+)
+def test_a_peer_is_stricter_where_it_refuses_or_changes_what_we_forward(strictness, theirs, ours, said):
+    case = strictness.Case("any", b"")
+    peer, mine = strictness.Outcome(case, forwarded=theirs), strictness.Outcome(case, forwarded=ours)
+    assert strictness.difference(peer, mine) == said
+
+
+def test_a_peer_that_forwards_what_nobody_can_read_is_not_stricter(strictness):
+    case = strictness.Case("any", b"")
+    peer, mine = strictness.Outcome(case, doubts=["framed twice"]), strictness.Outcome(case, forwarded=[arrived()])
+    assert strictness.difference(peer, mine) == ""
+    assert strictness.stricter({"nginx": [peer], "bgproxy": [mine]}, ["nginx"]) == {}
