@@ -170,7 +170,7 @@ def test_what_is_sent_without_end_is_not_kept_without_end(plane: Plane) -> None:
         "trailers": (request("POST", "/case/2", "Transfer-Encoding: chunked") + b"0\r\n", b"X: 1\r\n" * (MIB // 6)),
         "behind a refusal": (b"GET / HTTP/1.1\r\n\r\n", SMUGGLED * (MIB // len(SMUGGLED))),
         "body that is not read": (request("POST", "/case/3", f"Content-Length: {64 * MIB}"), bytes(MIB)),
-        "pipelined": (request(target="/case/4"), SMUGGLED * (MIB // len(SMUGGLED))),
+        "pipelined": (request(target="/case/4"), request(target="/case/5") * (MIB // 50)),
     }
     before = largest = plane.worker.resident_bytes()
     clients = {name: plane.client() for name in endless}
@@ -201,7 +201,7 @@ CROWD = {"slow heads": 300, "slow bodies": 100, "slow readers": 40, "idle": 300,
 @pytest.mark.says("A client that leaves aborts its upstream request at once")
 def test_a_crowd_that_is_slow_or_silent_does_not_keep_others_from_being_served(plane: Plane) -> None:
     large = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (4 * MIB) + bytes(4 * MIB)
-    prompted = Prompted(plane)
+    prompted = Prompted(plane, settings(timeouts={"header": 120, "body_idle": 120}))
     begun = {
         "slow heads": b"GET /slow HTTP/1.1\r\nHost: a\r\n",
         "slow bodies": b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell",

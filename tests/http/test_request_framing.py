@@ -6,13 +6,12 @@ upstream may ever see.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.plane import eventually, settings
+from tests.support.plane import settings
 from tests.support.raw_http import chunked, request
 from tests.support.through import SMUGGLED, Through
 
@@ -454,19 +453,3 @@ def test_a_body_that_stays_away(plane: Plane) -> None:
     for client in waiting:
         through.assert_refused(client, 408, "body_timeout")
     through.assert_nothing_was_completed()
-
-
-@pytest.mark.says("body silent for `body_idle`")
-def test_a_body_that_drips_is_not_silent(plane: Plane) -> None:
-    through = Through(plane, settings(timeouts={"body_idle": 0.5}))
-    client = plane.client()
-    client.send(post(b"Content-Length: 5"))
-    for byte in (b"h", b"e", b"l", b"l", b"o"):
-        heard = sum(len(each.heard or b"") for each in through.upstream.conversations)
-        client.send(byte)
-        eventually(
-            lambda before=heard: sum(len(each.heard or b"") for each in through.upstream.conversations) > before,
-            "the byte",
-        )
-    with contextlib.closing(client):
-        assert client.answer().body == b"/case"

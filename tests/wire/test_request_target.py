@@ -179,14 +179,14 @@ def test_any_other_target_is_refused(target):
     [("/", b""), ("http://a/", b"http"), ("HTTPS://a/", b"https"), ("https://a?x", b"https"), ("/https://a/", b"")],
 )
 def test_the_scheme_of_an_absolute_target_is_known(target, scheme):
-    assert accepted(request(f"GET {target} HTTP/1.1")).scheme == scheme
+    assert accepted(request(f"GET {target} HTTP/1.1", host="a")).scheme == scheme
 
 
 def test_an_absolute_target_keeps_its_spelling():
-    head = request("GET hTTp://EXAMPLE.org:080/%7eA//./..;x?q=%2F? HTTP/1.1")
+    head = request("GET hTTp://EXAMPLE.org:080/%7eA//./..;x?q=%2F? HTTP/1.1", host="example.ORG:080")
     assert sent(head)[0] == b"GET /%7eA//./..;x?q=%2F? HTTP/1.1"
     assert fields_sent(head, b"host") == [b"EXAMPLE.org:080"]
-    assert accepted(request("OPTIONS https://A HTTP/1.1")).scheme == b"https"
+    assert accepted(request("OPTIONS https://A HTTP/1.1", host="a")).scheme == b"https"
 
 
 def test_an_absolute_target_does_not_make_up_for_an_invalid_host():
@@ -258,7 +258,7 @@ WHOLE = request("GET /a?b HTTP/1.1", "A: 1", "B: 2")
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))
-@pytest.mark.parametrize("before", [b"", b"\r", b"\r\n", b"\r\n\r"])
+@pytest.mark.parametrize("before", [b"", b"\r\n"])
 def test_the_beginning_of_a_valid_head_is_waited_for(before, length):
     assert why_hopeless(without_empty_lines((before + WHOLE)[:length]), 1024, 128) is None
 
