@@ -286,14 +286,16 @@ def test_a_silent_side_is_let_go_after_the_other_has_finished(plane: Plane) -> N
         conversation.request()
         conversation.send(SWITCHING)
         assert conversation.rest() == b""
-        over.wait(10)
+        over.wait(60)
 
     plane.blue.script = script
     client = tunnelled(plane)
     client.finish_sending()
-    assert client.rest() == b""
-    eventually(plane.is_idle, "the end of the tunnel")
-    over.set()
+    try:
+        assert client.rest() == b""
+        eventually(plane.is_idle, "the end of the tunnel")
+    finally:
+        over.set()
 
 
 @pytest.mark.soak

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -355,6 +356,30 @@ def test_the_time_for_the_response_runs_from_the_end_of_the_upload(connection: U
     connection.pause_writing()
     connection.resume_writing()
     assert connection.deadline == 1000 + 300
+
+
+@pytest.mark.parametrize("keeps_open", [True, False])
+def test_an_end_behind_a_101_that_waits_its_turn_is_the_end_of_the_tunnel(
+    connection: UpstreamConnection, monkeypatch: pytest.MonkeyPatch, keeps_open: bool
+) -> None:
+    told: list[object] = []
+
+    class Successor(asyncio.Protocol):
+        def eof_received(self) -> bool:
+            told.append("eof")
+            return keeps_open
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            told.append(exc)
+
+    successor, lost = Successor(), ConnectionResetError()
+    connection.waiting = b"101"
+    monkeypatch.setattr(UpstreamConnection, "handle", lambda _, data: told.append(data))
+    connection.transport.get_protocol = lambda: successor  # type: ignore[method-assign]
+    assert connection.eof_received() is keeps_open
+    connection.waiting = b"101"
+    connection.connection_lost(lost)
+    assert told == [b"101", "eof", b"101", lost]
 
 
 def test_a_deadline_does_not_overtake_a_response_that_has_come(connection: UpstreamConnection) -> None:
