@@ -15,6 +15,7 @@ from bgproxy.core.settings import (
     Limits,
     Timeouts,
     UpstreamSettings,
+    UpstreamTls,
     WorkerSettings,
 )
 
@@ -110,6 +111,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pools: PoolTable
     min_healthy: tuple[int, int]
     upstream: UpstreamSettings
+    upstream_tls: UpstreamTls
     health: Health
     switch: Switch
     state: State
@@ -127,4 +129,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             headers=self.headers,
             access_log=AccessLogSettings(format=self.log.access, file=self.log.access_file),
             trusted_proxies=self.server.trusted_proxies,
+            upstream_tls=self.upstream_tls,
         )

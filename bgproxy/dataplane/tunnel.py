@@ -110,9 +110,10 @@ class TunnelEnd(asyncio.Protocol):
             self._other.close()
             return False
         self._tunnel.one_side_ended()
-        if not self._other.is_closing():
+        if not self._other.is_closing() and self._other.can_write_eof():
             self._other.write_eof()
-        return True  # the other side may still have something to say
+        # The other side may still have something to say. TLS cannot be half-closed: uvloop ends both directions.
+        return self._own.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._other.is_closing():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,13 @@ class Conversation(Wire):
         message = self.message(is_response=False)
         self._upstream.requests.append(message)
         return message
+
+    def say_goodbye(self) -> None:
+        """Over TLS: a close_notify, without waiting for the other one. Just closing the socket leaves it out."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        self.sock.settimeout(0)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.sock.unwrap()
 
 
 def answering(*answers: Answer) -> Script:
@@ -62,10 +70,19 @@ HELLO = answering(response(200, b"hello"))
 
 
 class RawUpstream:
-    """Listens on a port of its own (or a unix socket) from its making to `close`."""
+    """Listens on a port of its own (or a unix socket) from its making to `close`; over TLS with a context."""
 
-    def __init__(self, script: Script = HELLO, *, host: str = "127.0.0.1", path: str = "", receive_buffer: int = 0):
+    def __init__(
+        self,
+        script: Script = HELLO,
+        *,
+        host: str = "127.0.0.1",
+        path: str = "",
+        receive_buffer: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ):
         self.script = script
+        self._tls = tls
         self.requests: list[Message] = []
         self.conversations: list[Conversation] = []
         self._errors: list[BaseException] = []
@@ -81,6 +98,7 @@ class RawUpstream:
             self._listener.bind((host, 0))
             self.port: int = self._listener.getsockname()[1]
             self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+            self.address = f"https://{self.address}" if tls else self.address
         self._listener.listen(128)
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
@@ -99,6 +117,8 @@ class RawUpstream:
 
     def _converse(self, conversation: Conversation) -> None:
         try:
+            if self._tls is not None:
+                conversation.sock = self._tls.wrap_socket(conversation.sock, server_side=True)
             self.script(conversation)
         except (Ended, OSError):  # the proxy has hung up, or the test is over
             pass
