@@ -250,6 +250,9 @@ class Server:
 
 def _has_something_to_read(connection: UpstreamConnection) -> bool:
     """On an idle connection that can only be the peer's FIN, bytes nobody asked for, or TLS talking to itself."""
+    descriptor = connection.fileno()
+    if descriptor < 0:
+        return True
     poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
+    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
     return bool(poll.poll(0))

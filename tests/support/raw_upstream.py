@@ -42,6 +42,7 @@ class Conversation(Wire):
         self.sock.settimeout(0)
         with contextlib.suppress(ssl.SSLWantReadError):
             self.sock.unwrap()
+        self.sock.settimeout(PATIENCE_S)
 
 
 def answering(*answers: Answer) -> Script:
@@ -82,7 +83,7 @@ class RawUpstream:
         tls: ssl.SSLContext | None = None,
     ):
         self.script = script
-        self._tls = tls
+        self.next_context = (lambda: tls) if tls is not None else None
         self.requests: list[Message] = []
         self.conversations: list[Conversation] = []
         self._errors: list[BaseException] = []
@@ -117,8 +118,8 @@ class RawUpstream:
 
     def _converse(self, conversation: Conversation) -> None:
         try:
-            if self._tls is not None:
-                conversation.sock = self._tls.wrap_socket(conversation.sock, server_side=True)
+            if self.next_context is not None:
+                conversation.sock = self.next_context().wrap_socket(conversation.sock, server_side=True)
             self.script(conversation)
         except (Ended, OSError):  # the proxy has hung up, or the test is over
             pass

@@ -1,0 +1,374 @@
+"""Requests and responses over TLS: both ways with backpressure, and where a response really ends."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bgproxy.core.settings import UpstreamTls, WorkerSettings
+from bgproxy.shm import worker_slot as slot
+from tests.support.plane import eventually, settings
+from tests.support.raw_http import Ended, chunked, request, response
+from tests.support.upstream_certificates import ca_pem, server_context
+
+if TYPE_CHECKING:
+    from tests.support.plane import Plane
+    from tests.support.raw_http import Wire
+    from tests.support.raw_upstream import Conversation, RawUpstream, Script
+
+MIB = 1 << 20
+BODY = bytes(range(256)) * (16 * MIB // 256)
+UNTIL_CLOSE_HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+def over_tls(plane: Plane, script: Script, *, most: ssl.TLSVersion | None = None, **upstream: Any) -> RawUpstream:
+    """The only upstream of the live pool."""
+    made = plane.upstream(script, tls=server_context(most=most), receive_buffer=upstream.pop("receive_buffer", 0))
+    plane.configure(trusting(**upstream), blue=[made])
+    return made
+
+
+def trusting(**upstream: Any) -> WorkerSettings:
+    return settings(upstream=upstream, upstream_tls=UpstreamTls(ca=ca_pem()))
+
+
+def digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "until close"])
+def test_a_large_answer_arrives_as_it_was_sent(plane: Plane, framing: str) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        if framing == "length":
+            conversation.send(response(200, BODY))
+            conversation.rest()
+        elif framing == "chunked":
+            conversation.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(BODY))
+            conversation.rest()
+        else:
+            conversation.send(UNTIL_CLOSE_HEAD + BODY)
+            conversation.say_goodbye()
+
+    over_tls(plane, script)
+    answer = plane.client().ask()
+    assert (answer.status, digest(answer.body)) == (200, digest(BODY))
+
+
+@pytest.mark.parametrize("most", [None, ssl.TLSVersion.TLSv1_2], ids=["TLS 1.3", "TLS 1.2"])
+def test_a_large_request_arrives_as_it_was_sent(plane: Plane, most: ssl.TLSVersion | None) -> None:
+    def script(conversation: Conversation) -> None:
+        while True:
+            conversation.send(response(200, digest(conversation.request().body)))
+
+    upstream = over_tls(plane, script, most=most)
+    for _ in range(2):
+        assert plane.client().ask("POST", body=BODY).body == digest(BODY)
+    assert len(upstream.conversations) == 1
+
+
+HELD = 24 * MIB  # more than all buffers in between can take
+
+
+def hashed(wire: Wire, size: int) -> str:
+    """The digest of the next bytes, without keeping them."""
+    seen = hashlib.sha256()
+    while size:
+        piece = wire.take(min(size, 64 * 1024))
+        seen.update(piece)
+        size -= len(piece)
+    return seen.hexdigest()
+
+
+ZEROS = hashlib.sha256(bytes(HELD)).hexdigest()
+
+
+def test_a_slow_client_holds_the_upstream_back(plane: Plane) -> None:
+    sent: list[int] = []
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % HELD)
+        for _ in range(HELD // MIB):
+            conversation.send(bytes(MIB))
+            sent.append(MIB)
+        conversation.rest()
+
+    over_tls(plane, script)
+    before = plane.worker.resident_bytes()
+    client = plane.client(receive_buffer=64 * 1024)
+    client.send(request())
+    assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+    stands_still(sent)
+    assert sum(sent) < HELD
+    assert plane.worker.resident_bytes() - before < 4 * MIB
+    assert hashed(client, HELD) == ZEROS
+
+
+def stands_still(amounts: list[int]) -> None:
+    """Nothing has been added for a while: whoever adds is held back."""
+    last: list[int] = []
+
+    def unchanged() -> bool:
+        last.append(len(amounts))
+        return bool(amounts) and len(last) > 40 and len(set(last[-40:])) == 1
+
+    eventually(unchanged, "the end of what is taken")
+
+
+def test_a_slow_upstream_holds_the_client_back(plane: Plane) -> None:
+    go_on = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        go_on.wait(10)
+        conversation.send(response(200, hashed(conversation, HELD).encode()))
+
+    over_tls(plane, script, receive_buffer=64 * 1024)
+    before = plane.worker.resident_bytes()
+    client = plane.client()
+    sent: list[int] = []
+
+    def upload() -> None:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % HELD)
+        for _ in range(HELD // MIB):
+            client.send(bytes(MIB))
+            sent.append(MIB)
+
+    uploading = threading.Thread(target=upload)
+    uploading.start()
+    stands_still(sent)
+    assert sum(sent) < HELD
+    assert plane.worker.resident_bytes() - before < 4 * MIB
+    go_on.set()
+    uploading.join()
+    assert client.answer().body == ZEROS.encode()
+
+
+@pytest.mark.parametrize("goodbye", [True, False], ids=["close_notify", "FIN alone"])
+def test_a_slow_client_gets_all_of_an_answer_whose_upstream_has_left(plane: Plane, goodbye: bool) -> None:
+    """What had been read ahead while the client was slow would be lost with the upstream's connection. The rest is sent
+    while nothing is read: whatever its size, the end must not overtake it."""
+    ahead, rests = [], [1, 5_000, 100_000, 200_000]
+
+    def script(conversation: Conversation) -> None:
+        rest = rests[conversation.number]
+        conversation.request()
+        conversation.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (HELD + rest))
+        for _ in range(HELD // MIB):
+            conversation.send(bytes(MIB))
+            ahead.append(MIB)
+        conversation.send(bytes(rest))
+        if goodbye:
+            conversation.say_goodbye()
+
+    upstream = over_tls(plane, script)
+    for number, rest in enumerate(rests):
+        client = plane.client(receive_buffer=64 * 1024)
+        client.send(request())
+        client.until(b"\r\n\r\n")
+        taken = 0
+        while not upstream.conversations[number].ended.wait(0.002):  # in small steps, until the last byte is on its way
+            taken += len(client.take(256 * 1024)) if taken + 512 * 1024 < HELD else 0
+        assert hashed(client, HELD + rest - taken) == hashlib.sha256(bytes(HELD + rest - taken)).hexdigest()
+
+
+# --- where a response ends --------------------------------------------------------------------------------------------
+
+
+def ending(sent: bytes, how: str) -> Script:
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(sent)
+        if how == "goodbye":
+            conversation.say_goodbye()
+        elif how == "reset":
+            conversation.reset()
+
+    return script
+
+
+def test_a_body_that_ends_with_a_goodbye_is_whole(plane: Plane) -> None:
+    over_tls(plane, ending(UNTIL_CLOSE_HEAD + b"all of it", "goodbye"))
+    assert plane.client().ask().body == b"all of it"
+    assert plane.failed("response_truncated") == 0
+
+
+@pytest.mark.parametrize("how", ["FIN alone", "reset"])
+def test_a_body_that_ends_without_a_goodbye_is_truncated(plane: Plane, how: str) -> None:
+    """RFC 9112 9.8: anybody in between can send a FIN."""
+    arrived = threading.Semaphore(0)
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        conversation.send(UNTIL_CLOSE_HEAD + b"all of it?")
+        arrived.acquire(timeout=10)
+        if how == "reset":
+            conversation.reset()
+
+    over_tls(plane, script)
+    new, old = plane.client(), plane.client()
+    new.send(request())
+    assert new.until(b"all of it?\r\n")
+    arrived.release()
+    assert new.rest() == b""  # and no last chunk
+    old.send(request(version="1.0"))
+    assert old.until(b"all of it?")
+    arrived.release()
+    with pytest.raises(ConnectionResetError):
+        old.rest()
+    eventually(lambda: plane.failed("response_truncated") == 2, "both to be counted")
+
+
+@pytest.mark.parametrize("how", ["goodbye", "FIN alone"])
+def test_a_body_that_says_its_length_needs_no_goodbye(plane: Plane, how: str) -> None:
+    over_tls(plane, ending(response(200, b"whole", "Connection: close"), how))
+    for _ in range(3):
+        assert plane.client().ask().body == b"whole"
+    assert plane.failed("response_truncated") == 0
+
+
+@pytest.mark.parametrize("how", ["goodbye", "FIN alone"])
+def test_an_answer_that_does_not_come_to_its_length_is_truncated(plane: Plane, how: str) -> None:
+    over_tls(plane, ending(response(200, b"whole?")[:-1], how))
+    client = plane.client()
+    client.send(request())
+    with pytest.raises(Ended):
+        client.answer()
+    eventually(lambda: plane.failed("response_truncated") == 1, "the truncation to be counted")
+
+
+@pytest.mark.parametrize("how", ["goodbye", "FIN alone"])
+@pytest.mark.parametrize(("sent", "reason"), [(b"", "closed_before_response"), (b"HTTP/1.1 2", "bad_response")])
+def test_an_upstream_that_leaves_before_its_answer_has_failed(plane: Plane, sent: bytes, how: str, reason: str) -> None:
+    over_tls(plane, ending(sent, how))
+    answer = plane.client().ask("POST", body=b"x")
+    assert (answer.status, answer.one("X-BG-Reason")) == (502, reason)
+
+
+# --- uploads that end early -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["goodbye", "FIN alone"])
+def test_an_early_answer_during_an_upload_is_passed_on(plane: Plane, how: str) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        conversation.send(response(413, b"too much", "Connection: close"))
+        if how == "goodbye":
+            conversation.say_goodbye()
+        else:
+            conversation.sock.shutdown(socket.SHUT_WR)
+        conversation.rest()  # closed with something unread, the answer would be lost in a RST
+
+    over_tls(plane, script)
+    client = plane.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + bytes(1000))
+    answer = client.answer()
+    assert (answer.status, answer.body) == (413, b"too much")
+    eventually(lambda: plane.cells[slot.UPSTREAM_CONNECTIONS] == 0, "no connection")
+
+
+def test_an_upstream_that_leaves_during_an_upload_that_it_does_not_take_is_not_waited_for(plane: Plane) -> None:
+    """There is more to send than it has taken: the way down would be waited for without end."""
+
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        eventually(lambda: plane.worker.cells[slot.IN_FLIGHT] == 1, "the request")
+        full.wait(10)
+        conversation.say_goodbye()
+        left.wait(10)  # the socket stays open, and nothing is read from it
+
+    full, left = threading.Event(), threading.Event()
+    over_tls(plane, script, receive_buffer=64 * 1024)
+    client = plane.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (256 * MIB))
+    sent: list[int] = []
+
+    def upload() -> None:
+        try:
+            while True:
+                client.sock.sendall(bytes(MIB))
+                sent.append(MIB)
+        except OSError:
+            pass
+
+    uploading = threading.Thread(target=upload)
+    uploading.start()
+    try:
+        stands_still(sent)
+        full.set()
+        answer = client.answer()
+        assert (answer.status, answer.one("X-BG-Reason")) == (502, "closed_before_response")
+    finally:
+        left.set()
+        client.close()
+        uploading.join()
+
+
+def test_an_upstream_that_resets_during_an_upload_leaves_no_trace_on_standard_error(plane: Plane) -> None:
+    """uvloop warns of writes to a TLS connection that is gone; `plane` fails with what a worker says there."""
+
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        conversation.take(100_000)
+        if conversation.number % 2:
+            conversation.say_goodbye()
+        else:
+            conversation.reset()
+
+    over_tls(plane, script)
+    for _ in range(20):
+        client = plane.client()
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (8 * MIB))
+        try:
+            for _ in range(800):
+                client.send(bytes(10_000))
+        except OSError:
+            continue
+    eventually(plane.is_idle, "the end of all requests")
+
+
+def test_a_client_that_leaves_takes_its_request_with_it(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        if conversation.number == 0:
+            asked.set()
+            conversation.rest()
+        else:
+            conversation.send(response(200, b"next"))
+            conversation.rest()
+
+    asked = threading.Event()
+    upstream = over_tls(plane, script)
+    leaver = plane.client()
+    leaver.send(request())
+    assert asked.wait(10)
+    leaver.reset()
+    assert upstream.conversations[0].ended.wait(10)
+    assert plane.client().ask().body == b"next"
+
+
+def test_interim_answers_pass(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        conversation.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        conversation.take(4)
+        conversation.send(response(200, b"taken"))
+        conversation.rest()
+
+    over_tls(plane, script)
+    client = plane.client()
+    client.send(request("POST", "/", "Expect: 100-continue", "Content-Length: 4"))
+    assert client.answer().status == 100
+    client.send(b"body")
+    assert client.answer().body == b"taken"
+
+
