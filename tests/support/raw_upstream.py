@@ -36,11 +36,24 @@ class Conversation(Wire):
         self._upstream.requests.append(message)
         return message
 
+    def shake_hands(self, context: ssl.SSLContext) -> None:
+        """TLS from here on. Where it fails, wait for the other side to leave: a RST could overtake the alert."""
+        plain = socket.fromfd(self.sock.fileno(), self.sock.family, self.sock.type)
+        try:
+            self.sock = context.wrap_socket(self.sock, server_side=True)
+        except OSError:
+            self.sock = plain
+            plain.settimeout(PATIENCE_S)
+            plain.shutdown(socket.SHUT_WR)
+            self.rest()
+            raise
+        plain.close()
+
     def say_goodbye(self) -> None:
         """Over TLS: a close_notify, without waiting for the other one. Just closing the socket leaves it out."""
         assert isinstance(self.sock, ssl.SSLSocket)
         self.sock.settimeout(0)
-        with contextlib.suppress(ssl.SSLWantReadError):
+        with contextlib.suppress(ssl.SSLError):  # it would wait for the other one, and for nothing else
             self.sock.unwrap()
         self.sock.settimeout(PATIENCE_S)
 
@@ -119,7 +132,7 @@ class RawUpstream:
     def _converse(self, conversation: Conversation) -> None:
         try:
             if self.next_context is not None:
-                conversation.sock = self.next_context().wrap_socket(conversation.sock, server_side=True)
+                conversation.shake_hands(self.next_context())
             self.script(conversation)
         except (Ended, OSError):  # the proxy has hung up, or the test is over
             pass
