@@ -112,7 +112,8 @@ def parse_upstream(text: str) -> Address:
     if scheme.lower() == "http":
         return address
     # A certificate knows neither the dot at the end of a host name nor the interface of an address.
-    return Address(address.host, address.port, server_name=address.host.partition("%")[0].rstrip(".") or address.host)
+    server_name = address.host.partition("%")[0].removesuffix(".") or address.host
+    return Address(address.host, address.port, server_name=server_name)
 
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
