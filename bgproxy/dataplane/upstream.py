@@ -56,10 +56,7 @@ class UpstreamConnection(Connection):
         self._plane.deadlines.forget(self)
         exchange, self.exchange = self.exchange, None
         refused = (
-            isinstance(exc, ssl.SSLError)
-            and exchange is not None
-            and not exchange.was_reused
-            and self.nothing_received
+            isinstance(exc, ssl.SSLError) and exchange is not None and not exchange.was_reused and self.nothing_received
         )
         self.server.lost(self, why(exc) if refused and exc is not None else "")
         if exchange is None:

@@ -67,7 +67,10 @@ def test_the_server_name_is_the_entrys_or_the_sections_or_the_host(tmp_path):
 @pytest.mark.parametrize(
     ("blue", "complaint"),
     [
-        ('"https://a:1/app"', "a path cannot be part of an upstream, every request brings its own target; expected 'ht"),
+        (
+            '"https://a:1/app"',
+            "a path cannot be part of an upstream, every request brings its own target; expected 'ht",
+        ),
         ('"https://a:1?x"', "a query cannot be part of an upstream"),
         ('"http://u@a:1"', "a user name cannot be part of an upstream"),
         ('"https://"', "the port is missing"),
@@ -144,7 +147,9 @@ def test_a_system_that_trusts_nobody_is_found_before_the_first_request(tmp_path,
 
 def test_what_is_not_verified_is_said_at_every_start(tmp_path):
     one = load_text(tmp_path, "[upstream.tls]\nverify = false", pools=pools('"https://a:1"', '"b:1"')).warnings
-    assert one == ("[upstream.tls] verify is false: whoever is in between can read and change what goes to https://a:1",)
+    assert one == (
+        "[upstream.tls] verify is false: whoever is in between can read and change what goes to https://a:1",
+    )
     (two,) = load_text(tmp_path, "[upstream.tls]\nverify = false", pools=OVER_TLS).warnings
     assert two.endswith("https://a:1 and 1 more")
 

@@ -18,10 +18,10 @@ from bgproxy.core.model import GREEN, Address, Pool, Upstream, parse_upstream
 from bgproxy.core.settings import UpstreamTls, WorkerSettings
 from bgproxy.dataplane.server import Server
 from bgproxy.shm import worker_slot as slot
-from tests.support.upstream_certificates import ca_pem, cert_pem, key_pem, leaf, server_context
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import request, response
 from tests.support.raw_upstream import HELLO
+from tests.support.upstream_certificates import ca_pem, cert_pem, key_pem, leaf, server_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -385,4 +385,3 @@ def test_an_idle_connection_is_closed_with_a_goodbye(plane: Plane) -> None:
     assert upstream.conversations[0].ended.wait(10)
     assert ends == [b""]  # anything else is an SSLEOFError, which only ends the script
     eventually(lambda: plane.cells[slot.UPSTREAM_CONNECTIONS] == 0, "no connection")
-

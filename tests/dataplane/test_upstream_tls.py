@@ -434,5 +434,3 @@ def test_interim_answers_pass(plane: Plane) -> None:
     assert client.answer().status == 100
     client.send(b"body")
     assert client.answer().body == b"taken"
-
-
