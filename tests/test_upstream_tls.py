@@ -119,7 +119,7 @@ TRUSTING = {"ca": ca_pem()}
     ],
 )
 def test_the_usual_reasons_have_a_sentence_of_their_own(settings, server, sentence):
-    with pytest.warns(DeprecationWarning) if server.get("most") else nullcontext():
+    with pytest.warns(DeprecationWarning, match="TLSv1_1") if server.get("most") else nullcontext():
         context = server_context("app.internal", **server)
     assert why(handshake(client_context(UpstreamTls(**settings)), context)).startswith(sentence)
 

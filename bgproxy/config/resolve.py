@@ -77,10 +77,8 @@ def _min_healthy(colour: str, section: PoolSection, problems: Problems) -> int:
 def _warnings(root: Root) -> tuple[str, ...]:
     blue = {same_address(entry.address): str(entry.address) for entry in root.pools.blue.upstreams}
     shared = [str(e.address) for e in root.pools.green.upstreams if same_address(e.address) in blue]
-    said = [
-        f"{address} is an upstream of both pools: a switch does not take requests away from it" for address in shared
-    ]
-    return (*said, *warnings(root))
+    of_both = "is an upstream of both pools: a switch does not take requests away from it"
+    return (*(f"{address} {of_both}" for address in shared), *warnings(root))
 
 
 def _upstream(root: Root) -> UpstreamSettings:

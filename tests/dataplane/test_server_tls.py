@@ -338,7 +338,7 @@ def test_a_connection_with_unread_bytes_is_passed_over_but_not_thrown_away(stack
     assert server.parked == [ticket, other]
     assert not server.take(exchange)
     assert (server.parked, server.open) == ([ticket, other], 4)
-    assert not (ticket.is_closed or other.is_closed)
+    assert [ticket.is_closed, other.is_closed] == [False, False]
 
 
 def test_a_connection_with_unread_bytes_makes_room_where_there_is_no_other(stack: ExitStack) -> None:

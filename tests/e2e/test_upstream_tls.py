@@ -83,7 +83,8 @@ key = "{files["key"]}"
 def test_what_is_not_verified_is_a_warning_of_the_check(tmp_path: Path) -> None:
     file = tmp_path / "bgproxy.toml"
     file.write_text(
-        '[pools.blue]\nupstreams = ["https://a:1"]\n[pools.green]\nupstreams = ["b:1"]\n[upstream.tls]\nverify = false\n'
+        '[pools.blue]\nupstreams = ["https://a:1"]\n[pools.green]\nupstreams = ["b:1"]\n'
+        "[upstream.tls]\nverify = false\n"
     )
     done = bgproxy("check", str(file))
     assert done.returncode == 0
