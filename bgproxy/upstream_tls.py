@@ -92,9 +92,7 @@ def _why_not_verified(error: ssl.SSLCertVerificationError) -> str:
         return f"the upstream's certificate is of an unknown CA ({message})"
     if code in (_WRONG_NAME, _WRONG_ADDRESS):
         name = message.partition("'")[2].rpartition("'")[0]
-        return (
-            f"the upstream's certificate is not for {name!r}" if name else "the upstream's certificate is for another"
-        )
+        return f"the upstream's certificate is not for {name!r}"
     return f"the upstream's certificate is not acceptable ({message})"
 
 

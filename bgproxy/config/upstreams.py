@@ -16,7 +16,7 @@ from bgproxy.upstream_tls import BadFile, client_context, system_store_is_empty
 
 SECTION = ("upstream", "tls")
 UPSTREAM_FILES = tuple((*SECTION, key) for key in ("ca", "cert", "key"))
-_MAX_FILE = 1024 * 1024  # bytes; the bundle of every public CA has a quarter of it
+MAX_FILE = 512 * 1024  # bytes; the bundle of every public CA has half of it, and all three must fit into one message
 
 
 def pool(section: PoolSection, server_name: str) -> Pool:
@@ -51,7 +51,7 @@ def read_tls(root: Root, problems: Problems, absolute: Callable[[str, tuple[str,
     files = {}
     for key, path in paths.items():
         try:
-            files[key] = read_bytes(path, _MAX_FILE)
+            files[key] = read_bytes(path, MAX_FILE)
         except ValueError as error:
             problems.add((*SECTION, key), sentence(Wrong(f"{str(path)!r}: {error}", expected="a PEM file")))
     tls = UpstreamTls(verify=section.verify, **files)

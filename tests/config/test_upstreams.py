@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from bgproxy.config import Flags, load, upstreams
-from bgproxy.core.settings import UpstreamTls
+from bgproxy.core.messages import MAX_LINE, Configure, encode
+from bgproxy.core.settings import UpstreamTls, WorkerSettings
 from tests.support.configs import load_text, problems_of
 from tests.support.upstream_certificates import ca_pem, cert_pem, key_pem, leaf, write
 
@@ -140,6 +141,16 @@ def test_a_system_that_trusts_nobody_is_found_before_the_first_request(tmp_path,
     write(tmp_path, ca=ca_pem())
     load_text(tmp_path, section(ca="ca.pem"), pools=OVER_TLS)
     load_text(tmp_path, "")
+
+
+def test_the_largest_files_fit_into_the_message_that_takes_them_to_a_worker(tmp_path):
+    most = bytes(upstreams.MAX_FILE)
+    settings = WorkerSettings(upstream_tls=UpstreamTls(ca=most, cert=most, key=most))
+    table = load_text(tmp_path, "").pools
+    assert len(encode(Configure(settings, table))) < MAX_LINE - 1024 * 1024
+    (tmp_path / "ca.pem").write_bytes(most + b"x")
+    (problem,) = problems_of(tmp_path, section(ca="ca.pem"), pools=OVER_TLS)
+    assert "the file is larger than 524288 bytes" in problem
 
 
 # --- warnings ---------------------------------------------------------------------------------------------------------

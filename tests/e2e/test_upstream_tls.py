@@ -70,9 +70,8 @@ key = "{files["key"]}"
         (down,) = proxy.events("upstream_down")
         assert (down["upstream"], down["error"]) == (expired.address, "the upstream's certificate has expired")
         os.kill(before[0], signal.SIGKILL)
-        eventually(
-            lambda: proxy.worker_pids not in (before, [None]) and proxy.status["workers"]["ready"] == 1, "another"
-        )
+        eventually(lambda: proxy.worker_pids not in (before, [None]), "another worker")
+        eventually(lambda: proxy.status["workers"]["ready"] == 1, "its readiness")
         assert proxy.colour() == "blue-0"
         assert proxy.end() == 0
         assert all(event["level"] for event in proxy.events("worker_died"))  # reads every line as JSON
