@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +25,7 @@ from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, Record, describe, write_record
 from bgproxy.controlplane.patience import Interrupted, Patience
+from bgproxy.controlplane.probe import probe
 from bgproxy.controlplane.prober import Prober
 from bgproxy.controlplane.sampler import Sampler
 from bgproxy.controlplane.state_lock import StateLock, prepare_directory
@@ -33,6 +35,7 @@ from bgproxy.controlplane.switcher import Switcher
 from bgproxy.controlplane.workers import COMMAND, Workers
 from bgproxy.errors import EXIT_FAILED, EXIT_OK, StartupError
 from bgproxy.shm.segment import Segment
+from bgproxy.upstream_tls import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -152,7 +155,14 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     segment = Segment.create(config.server.workers)
     stack.callback(segment.close)
     segment.live.store(state.epoch, state.live_colour)
-    prober = Prober(config.health, config.pools, segment.health, lambda: segment.live.load().colour, emit=events.emit)
+    prober = Prober(
+        config.health,
+        config.pools,
+        segment.health,
+        lambda: segment.live.load().colour,
+        emit=events.emit,
+        probe=partial(probe, tls=client_context(config.upstream_tls) if config.pools.over_tls else None),
+    )
     prober.start()
     stack.push_async_callback(prober.stop)
     if orphans.pids():

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ADDRESS = "HOST:PORT"
+UPSTREAM = "[https://]HOST:PORT"
 
 
 @click.command()
 @click.option("-c", "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="The configuration file.")
-@click.option("--blue", multiple=True, metavar=ADDRESS, help="An upstream of the blue pool. May be repeated.")
-@click.option("--green", multiple=True, metavar=ADDRESS, help="An upstream of the green pool. May be repeated.")
+@click.option("--blue", multiple=True, metavar=UPSTREAM, help="An upstream of the blue pool. May be repeated.")
+@click.option("--green", multiple=True, metavar=UPSTREAM, help="An upstream of the green pool. May be repeated.")
 @click.option("--listen", multiple=True, metavar=ADDRESS, help="Where clients connect. May be repeated.")
 @click.option("--admin", metavar=ADDRESS, help="Where the admin API listens.")
 @click.option("--workers", metavar="N", help='Worker processes, or "auto": one per core.')

@@ -20,6 +20,7 @@ from bgproxy.config.references import expand
 from bgproxy.config.resolve import Surroundings, resolve
 from bgproxy.config.schema import ROOT
 from bgproxy.config.sources import Document, Flags, Setting
+from bgproxy.config.upstreams import UPSTREAM_FILES
 from bgproxy.config.values import Admin, Config, Health, Log, Server, Source, State, Switch, Token
 from bgproxy.errors import ConfigError
 
@@ -72,7 +73,7 @@ def load(path: Path | None, *, flags: Flags | None = None, env: Mapping[str, str
         env,
         {
             key: _working_directory() if key in origins else here
-            for key in (("state", "dir"), ("admin", "socket"), ERROR_PAGES, _ACCESS)
+            for key in (("state", "dir"), ("admin", "socket"), ERROR_PAGES, _ACCESS, *UPSTREAM_FILES)
         },
     )
     config = resolve(root, problems, around, Source(file=document.name, sha256=document.sha256))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from collections.abc import Hashable
 
 from bgproxy.config.kinds import Kind
 from bgproxy.config.problems import Wrong
-from bgproxy.core.model import Address, parse_address
+from bgproxy.core.model import Address, parse_address, parse_upstream
 
 _HOST = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
 
@@ -32,6 +33,45 @@ def address(*, port_zero: bool = False, tcp_only: str = "", empty: bool = False)
         return parsed
 
     return Kind(str, expected, refine)
+
+
+def upstream() -> Kind:
+    """An address, or a URL without a path: `https://` is TLS."""
+
+    def refine(value: str) -> Address:
+        parsed = parse_upstream(value)
+        if not parsed.is_unix:
+            _check_host(value, parsed.host)
+        if parsed.server_name:
+            _check_server_name(parsed.server_name)
+        return parsed
+
+    return Kind(str, '"host:port", "[v6]:port", "https://host:port" or "unix:/path"', refine)
+
+
+def server_name() -> Kind:
+    """The name that a certificate must be for; "" takes it from somewhere else."""
+
+    def refine(value: str) -> str:
+        name = value.rstrip(".")
+        if name:
+            _check_host(value, name)
+            _check_server_name(name)
+        elif value:
+            raise Wrong(f"{value!r} is not a host name or address")
+        return name
+
+    return Kind(str, 'a host name or address without a port, or ""', refine)
+
+
+def _check_server_name(name: str) -> None:
+    """By the library that will be told it: it is stricter than DNS (no label over 63 characters, none empty)."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+    except ValueError:  # UnicodeError is one
+        raise Wrong(
+            f"{name!r} cannot be the name of a TLS server", expected="labels of 1 to 63 characters between dots"
+        ) from None
 
 
 def _check_host(value: str, host: str) -> None:

@@ -15,16 +15,17 @@ from bgproxy.config.error_pages import KEY as ERROR_PAGES
 from bgproxy.config.error_pages import read_error_pages
 from bgproxy.config.problems import Problems
 from bgproxy.config.schema import AdminSection, PoolSection, Root
+from bgproxy.config.upstreams import pool, read_tls, warnings
 from bgproxy.config.values import Admin, Config, Log, Server, Source, State
-from bgproxy.core.model import Address, Pool, PoolTable, Upstream, parse_address
-from bgproxy.core.settings import TRUSTED_UNIX
+from bgproxy.core.model import Address, PoolTable, parse_address
+from bgproxy.core.settings import TRUSTED_UNIX, UpstreamSettings
 
 
 class Surroundings(msgspec.Struct, frozen=True):
     """What relative paths and "auto" mean: the environment, and per key the directory of whoever wrote the path."""
 
     env: Mapping[str, str]
-    directory: Mapping[tuple[str, str], Path]
+    directory: Mapping[tuple[str, ...], Path]
 
 
 def resolve(root: Root, problems: Problems, around: Surroundings, source: Source) -> Config:
@@ -34,16 +35,16 @@ def resolve(root: Root, problems: Problems, around: Surroundings, source: Source
     if health.method == "HEAD" and health.expect_body:
         problems.add(("health", "expect_body"), 'an answer to HEAD has no body; expected method = "GET"')
     _check_proxy_protocol(root.server, problems)
+    named = root.upstream.tls.server_name
     return Config(
         server=root.server,
-        pools=PoolTable(version=1, blue=_pool(root.pools.blue), green=_pool(root.pools.green)),
+        pools=PoolTable(version=1, blue=pool(root.pools.blue, named), green=pool(root.pools.green, named)),
         min_healthy=(
             _min_healthy("blue", root.pools.blue, problems),
             _min_healthy("green", root.pools.green, problems),
         ),
-        upstream=msgspec.structs.replace(
-            root.upstream, passive_failures=health.passive_failures, passive_eject=health.passive_eject
-        ),
+        upstream=_upstream(root),
+        upstream_tls=read_tls(root, problems, lambda text, key: _absolute(text, key, around)),
         health=health,
         switch=root.switch,
         state=State(dir=state_dir),
@@ -57,15 +58,6 @@ def resolve(root: Root, problems: Problems, around: Surroundings, source: Source
 
 
 # --- pools ----------------------------------------------------------------------------------------------------------
-
-
-def _pool(section: PoolSection) -> Pool:
-    # The address is the id: unique because a pool names each address once, and it survives a reordering of the list.
-    upstreams = (
-        Upstream(id=str(entry.address), index=index, address=entry.address, weight=entry.weight)
-        for index, entry in enumerate(section.upstreams)
-    )
-    return Pool(upstreams=tuple(upstreams), balance=section.balance, release=section.release)
 
 
 def _min_healthy(colour: str, section: PoolSection, problems: Problems) -> int:
@@ -89,8 +81,16 @@ def _min_healthy(colour: str, section: PoolSection, problems: Problems) -> int:
 def _warnings(root: Root) -> tuple[str, ...]:
     blue = {same_address(entry.address): str(entry.address) for entry in root.pools.blue.upstreams}
     shared = [str(e.address) for e in root.pools.green.upstreams if same_address(e.address) in blue]
-    return tuple(
-        f"{address} is an upstream of both pools: a switch does not take requests away from it" for address in shared
+    of_both = "is an upstream of both pools: a switch does not take requests away from it"
+    return (*(f"{address} {of_both}" for address in shared), *warnings(root))
+
+
+def _upstream(root: Root) -> UpstreamSettings:
+    """What a worker needs of [upstream], with the passive part of [health]."""
+    health, written = root.health, msgspec.structs.asdict(root.upstream)
+    del written["tls"]
+    return UpstreamSettings(
+        **written | {"passive_failures": health.passive_failures, "passive_eject": health.passive_eject}
     )
 
 
@@ -134,7 +134,7 @@ def _home(env: Mapping[str, str]) -> Path | None:
         return None
 
 
-def _absolute(text: str, key: tuple[str, str], around: Surroundings) -> Path:
+def _absolute(text: str, key: tuple[str, ...], around: Surroundings) -> Path:
     home = _home(around.env)
     if home and (text == "~" or text.startswith("~/")):
         return home / text[2:]

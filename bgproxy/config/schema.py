@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from bgproxy.config.addresses import address, network, same_address
+from bgproxy.config.addresses import address, network, same_address, server_name, upstream
 from bgproxy.config.kinds import (
     choice,
     colour,
@@ -34,6 +34,19 @@ from bgproxy.shm.health_board import UPSTREAM_ROWS
 class UpstreamEntry(msgspec.Struct, frozen=True, kw_only=True):
     address: Address
     weight: int = 1
+    server_name: str = ""
+
+
+class UpstreamTlsSection(msgspec.Struct, frozen=True, kw_only=True):
+    ca: str = ""
+    verify: bool = True
+    server_name: str = ""
+    cert: str = ""
+    key: str = ""
+
+
+class UpstreamSection(UpstreamSettings, frozen=True, kw_only=True):
+    tls: UpstreamTlsSection = UpstreamTlsSection()
 
 
 class PoolSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +76,7 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
     server: Server = msgspec.field(default_factory=Server)
     pools: Pools = Pools()
-    upstream: UpstreamSettings = UpstreamSettings()
+    upstream: UpstreamSection = UpstreamSection()
     health: Health = msgspec.field(default_factory=Health)
     switch: Switch = Switch()
     state: StateSection = StateSection()
@@ -80,15 +93,18 @@ _TAKEN_FIELDS = (
     "Host|Connection|Content-.*|Transfer-Encoding|Te|Trailer|Upgrade|Expect|Via|Forwarded|X-Forwarded-.*|X-BG-.*|"
     "Accept|Allow|Cache-Control|Date|Retry-After|Server|Vary|X-Content-Type-Options"
 )
+_MAYBE_PATH = r"[^\0-\x1f]{0,4096}"
 
 
 def _pool() -> Section:
-    upstream = Section(UpstreamEntry, {"address": address(), "weight": whole_number(1, 1000)})
+    entry = Section(
+        UpstreamEntry, {"address": upstream(), "weight": whole_number(1, 1000), "server_name": server_name()}
+    )
     return Section(
         PoolSection,
         {
             "upstreams": ListOf(
-                TextOrTable(address(), lambda address: UpstreamEntry(address=address), upstream),
+                TextOrTable(upstream(), lambda address: UpstreamEntry(address=address), entry),
                 at_least=1,
                 at_most=UPSTREAM_ROWS,
                 identity=lambda entry: same_address(entry.address),
@@ -150,7 +166,7 @@ ROOT = Section(
         ),
         "pools": Section(Pools, {"blue": _pool(), "green": _pool()}),
         "upstream": Section(
-            UpstreamSettings,
+            UpstreamSection,
             {
                 "connect_timeout": duration(),
                 "response_timeout": duration(),
@@ -161,6 +177,16 @@ ROOT = Section(
                 "max_waiting": whole_number(0, 1_000_000),
                 "retries": whole_number(0, 10),
                 "dns_refresh": duration("100ms"),
+                "tls": Section(
+                    UpstreamTlsSection,
+                    {
+                        "ca": text('the path of a PEM file, or "" for the system\'s store', _MAYBE_PATH),
+                        "verify": true_or_false(),
+                        "server_name": server_name(),
+                        "cert": text('the path of a PEM file, or "" for none', _MAYBE_PATH),
+                        "key": text('the path of a PEM file, or "" where cert holds the key', _MAYBE_PATH),
+                    },
+                ),
             },
         ),
         "health": Section(

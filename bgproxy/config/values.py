@@ -15,6 +15,7 @@ from bgproxy.core.settings import (
     Limits,
     Timeouts,
     UpstreamSettings,
+    UpstreamTls,
     WorkerSettings,
 )
 
@@ -112,6 +113,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pools: PoolTable
     min_healthy: tuple[int, int]
     upstream: UpstreamSettings
+    upstream_tls: UpstreamTls
     health: Health
     switch: Switch
     state: State
@@ -132,4 +134,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             trusted_proxies=self.server.trusted_proxies,
             error_pages=self.error_pages,
             proxy_protocol=self.server.proxy_protocol,
+            upstream_tls=self.upstream_tls,
         )

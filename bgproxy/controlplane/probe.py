@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -16,6 +17,7 @@ import aiohttp
 
 from bgproxy import __version__
 from bgproxy.core.health import Check, StatusRanges, judge
+from bgproxy.upstream_tls import why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,13 +54,13 @@ class HealthSettings(Protocol):
     def max_body_bytes(self) -> int: ...
 
 
-async def probe(address: Address, settings: HealthSettings) -> Check:
-    """Ask once. Never raises but CancelledError: whatever went wrong is the check's error."""
+async def probe(address: Address, settings: HealthSettings, *, tls: ssl.SSLContext | None = None) -> Check:
+    """Ask once. Never raises but CancelledError: whatever went wrong is the check's error. `tls` as workers use it."""
     started = time.perf_counter()
     status, error = 0, ""
     try:
         async with asyncio.timeout(settings.timeout):
-            status, body = await _ask(address, settings)
+            status, body = await _ask(address, settings, tls)
         error = judge(status, body, expect_status=settings.expect_status, expect_body=settings.expect_body)
     except TimeoutError:
         error = f"no answer within {settings.timeout:g}s"
@@ -68,12 +70,14 @@ async def probe(address: Address, settings: HealthSettings) -> Check:
     return Check(at=now, duration_s=time.perf_counter() - started, status=status, error=error)
 
 
-async def _ask(address: Address, settings: HealthSettings) -> tuple[int, bytes]:
+async def _ask(address: Address, settings: HealthSettings, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
     connector: aiohttp.BaseConnector
+    url = str(address) if address.server_name else f"http://{address}"
     if address.is_unix:
-        connector, authority = aiohttp.UnixConnector(address.path, force_close=True), "localhost"
+        connector, url = aiohttp.UnixConnector(address.path, force_close=True), "http://localhost"
     else:
-        connector, authority = aiohttp.TCPConnector(force_close=True, use_dns_cache=False), str(address)
+        # True: what aiohttp does by itself
+        connector = aiohttp.TCPConnector(force_close=True, use_dns_cache=False, ssl=True if tls is None else tls)
     headers = {"User-Agent": USER_AGENT, "Connection": "close"} | dict(settings.headers)
     async with (
         aiohttp.ClientSession(
@@ -81,8 +85,9 @@ async def _ask(address: Address, settings: HealthSettings) -> tuple[int, bytes]:
         ) as session,
         session.request(
             settings.method,
-            f"http://{authority}{settings.path}",
+            f"{url}{settings.path}",
             headers=headers,
+            server_hostname=address.server_name or None,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=None),  # one clock is enough: the caller's
         ) as response,
@@ -102,8 +107,13 @@ async def _body(response: aiohttp.ClientResponse, settings: HealthSettings) -> b
 
 def explain(failure: Exception) -> str:
     """A plain sentence for what a connection or an answer can die of."""
+    if isinstance(failure, aiohttp.ClientConnectorCertificateError):
+        return why(failure.certificate_error)
     if isinstance(failure, aiohttp.ClientConnectorError):
         return explain(failure.os_error)
+    refused = failure if isinstance(failure, ssl.SSLError) else failure.__cause__
+    if isinstance(refused, ssl.SSLError):
+        return why(refused)
     if isinstance(failure, aiohttp.ServerDisconnectedError | ConnectionResetError | aiohttp.ClientOSError):
         return "the connection was closed before the answer"
     if isinstance(failure, aiohttp.ClientError):

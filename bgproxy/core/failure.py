@@ -41,6 +41,9 @@ RESPONSE_IDLE = Failure("response_idle", 504, "the upstream stopped sending in t
 QUEUE_FULL = Failure("queue_full", 503, "too many requests wait for a connection to the live pool")
 QUEUE_TIMEOUT = Failure("queue_timeout", 503, "no connection to the live pool came free in time")
 CLIENT_GONE = Failure("client_gone", 499, "the client closed the connection")
+TLS_FAILED = Failure(
+    "tls_failed", 502, "no TLS connection to the upstream came about", nothing_sent=True, counts_against_upstream=True
+)
 
 ALL = (
     NO_HEALTHY_UPSTREAM,
@@ -55,4 +58,5 @@ ALL = (
     QUEUE_FULL,
     QUEUE_TIMEOUT,
     CLIENT_GONE,
+    TLS_FAILED,
 )

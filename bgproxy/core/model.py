@@ -35,11 +35,15 @@ COLOURS = (BLUE, GREEN)
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where to listen or connect: `host:port`, `[v6]:port` or `unix:/path`. `path` is set for unix sockets only."""
+    """Where to listen or connect: `host:port`, `[v6]:port`, `unix:/path`, or `https://host:port` for an upstream.
+
+    `path` is set for unix sockets only, `server_name` for TLS only: the name that the certificate must be for.
+    """
 
     host: str = ""
     port: int = 0
     path: str = ""
+    server_name: str = ""
 
     @property
     def is_unix(self) -> bool:
@@ -48,7 +52,8 @@ class Address(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        authority = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"https://{authority}" if self.server_name else authority
 
 
 def parse_address(text: str, *, port_zero: bool = False) -> Address:
@@ -86,6 +91,34 @@ def parse_address(text: str, *, port_zero: bool = False) -> Address:
     return Address(host=host, port=port)
 
 
+def parse_upstream(text: str) -> Address:
+    """The address of an upstream, which may be a URL without a path; ValueError as in `parse_address`.
+
+    `http://` is another spelling of the plain address. The server name of `https://` is its host.
+    """
+    scheme, there, authority = text.partition("://")
+    default_port = _DEFAULT_PORTS.get(scheme.lower()) if there else None
+    if default_port is None:
+        return parse_address(text)
+    authority = authority.removesuffix("/")
+    for mark, part in (("/", "a path"), ("?", "a query"), ("#", "a fragment"), ("@", "a user name")):
+        if mark in authority:
+            raise ValueError(
+                f"{text!r}: {part} cannot be part of an upstream, every request brings its own target; "
+                f"expected '{scheme}://host:port'"
+            )
+    has_port = ":" in authority.rpartition("]")[2]
+    address = parse_address(authority if has_port or not authority else f"{authority}:{default_port}")
+    if scheme.lower() == "http":
+        return address
+    # A certificate knows neither the dot at the end of a host name nor the interface of an address.
+    server_name = address.host.partition("%")[0].removesuffix(".") or address.host
+    return Address(address.host, address.port, server_name=server_name)
+
+
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+
+
 class Upstream(msgspec.Struct, frozen=True):
     """One server address of a pool. `index` is its row in the health board and in every worker slot."""
 
@@ -112,3 +145,8 @@ class PoolTable(msgspec.Struct, frozen=True):
 
     def pool(self, colour: int) -> Pool:
         return self.green if colour else self.blue
+
+    @property
+    def over_tls(self) -> bool:
+        """Is any upstream reached over TLS?"""
+        return any(upstream.address.server_name for pool in (self.blue, self.green) for upstream in pool.upstreams)

@@ -42,6 +42,21 @@ class UpstreamSettings(msgspec.Struct, frozen=True):
     passive_eject: float = 10.0
 
 
+class UpstreamTls(msgspec.Struct, frozen=True):
+    """TLS towards upstreams. Files as their bytes (PEM), so that a worker that is started later gets the same ones.
+
+    `ca` empty: the system's store. `key` empty: it is in `cert`, which is empty where no client certificate is shown.
+    """
+
+    ca: bytes = b""
+    verify: bool = True
+    cert: bytes = b""
+    key: bytes = b""
+
+    def __repr__(self) -> str:  # a private key is for nobody's log
+        return f"UpstreamTls(ca={len(self.ca)} bytes, verify={self.verify}, cert={len(self.cert)} bytes, key=***)"
+
+
 class HeaderSettings(msgspec.Struct, frozen=True):
     request_id: str = "X-Request-ID"
     expose: bool = False
@@ -73,3 +88,4 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     error_pages: dict[str, str] = {}  # file name → text, as core.error_pages takes them
     proxy_protocol: bool = False
+    upstream_tls: UpstreamTls = UpstreamTls()

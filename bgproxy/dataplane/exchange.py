@@ -145,7 +145,7 @@ class Exchange:
 
     def send_body(self, data: bytes) -> None:
         self.request_bytes += len(data)
-        if self.upstream is not None:
+        if self.upstream is not None and not self.upstream.transport.is_closing():
             self.upstream.write(data)
 
     def end_body(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
@@ -21,6 +22,7 @@ from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
+from bgproxy.upstream_tls import client_context
 from bgproxy.wire.forwarded import UNKNOWN
 from bgproxy.wire.replies import Replies
 from bgproxy.wire.request import RequestReader
@@ -91,6 +93,7 @@ class DataPlane:
         "tunnels",
         "turn",
         "upstream_idle_ns",
+        "upstream_tls",
         "write_idle_ns",
     )
 
@@ -152,6 +155,7 @@ class DataPlane:
         self.exposes = settings.headers.expose
         if settings.access_log.format != "off" and self.access_log is None:
             self.access_log = AccessLog(settings.access_log, self.cells)
+        self.upstream_tls: ssl.SSLContext | None = client_context(settings.upstream_tls) if table.over_tls else None
         self.table = table
         self.pools = tuple(UpstreamPool(self, colour, table.pool(colour)) for colour in COLOURS)
         self.cells[slot.TABLE_VERSION] = table.version

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import ssl
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from bgproxy.core import failure as failures
 from bgproxy.core.failure import Failure
@@ -15,11 +16,15 @@ from bgproxy.core.model import Upstream
 from bgproxy.core.retry import IDEMPOTENT
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
+from bgproxy.upstream_tls import why
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.exchange import Exchange
     from bgproxy.dataplane.plane import DataPlane
     from bgproxy.dataplane.pool import UpstreamPool
+
+# A TLS connection that is closed says so, and waits so long for the other side to say it too.
+GOODBYE_S: Final = 1.0
 
 
 class Server:
@@ -69,16 +74,32 @@ class Server:
         self.in_flight += 1
         self.requests += 1
         parked, request = self.parked, exchange.request
+        readable: tuple[UpstreamConnection, ...] = ()
         while parked:
             connection = parked.pop()  # the one used last: the others may so grow idle and be closed
             # The peer's FIN may be in our receive queue, unread. Only worth a system call where sending again is no way
             # out: an idempotent request without a body is simply sent again.
             if (request.body == 0 and request.method in IDEMPOTENT) or not _has_something_to_read(connection):
                 self.reuses += 1
-                return connection
+                break
+            readable += (connection,)
+        else:
+            connection = None
+        if readable:
+            self._set_aside(readable)
+        if connection is None:
+            self.connect_or_wait(exchange)
+        return connection
+
+    def _set_aside(self, readable: tuple[UpstreamConnection, ...]) -> None:
+        """They may have been closed. Over TLS it may as well be a session ticket, which is read in the next turn: they
+        stay parked, but for one whose place a new connection needs."""
+        doomed = readable
+        if self.address.server_name:
+            doomed = readable[:1] if self.open >= self._plane.settings.upstream.max_connections else ()
+            self.parked += [connection for connection in reversed(readable) if connection not in doomed]
+        for connection in doomed:
             connection.close()
-        self.connect_or_wait(exchange)
-        return None
 
     def connect_or_wait(self, exchange: Exchange) -> None:
         """A connection that has not been idle: new, or the next that comes free."""
@@ -110,9 +131,13 @@ class Server:
         except ConnectionRefusedError as error:
             self._connect_failed(exchange, failures.CONNECT_REFUSED, str(error))
         except OSError as error:  # unreachable, no such name or socket file, out of descriptors
-            self._connect_failed(exchange, failures.CONNECT_FAILED, str(error))
+            if self.address.server_name and isinstance(error, ssl.SSLError | ConnectionResetError):
+                self._connect_failed(exchange, failures.TLS_FAILED, why(error))
+            else:
+                self._connect_failed(exchange, failures.CONNECT_FAILED, str(error))
         else:
-            self._failures = 0
+            if not self.address.server_name:  # over TLS they may still refuse us: known when the connection ends
+                self._failures = 0
             self._plane.cells[slot.CONNECTS + self.colour] += 1
             if exchange.is_over:
                 self.release(connection)
@@ -125,30 +150,50 @@ class Server:
             _, made = await loop.create_unix_connection(self._new_connection, self.address.path)
             return made
         error: OSError | None = None
+        over_tls = self._over_tls()
         for family, sockaddr in await self._plane.resolver.resolve(self.address.host, self.address.port):
             try:
                 # The descriptor is ours to make: uvloop would resolve the name once more.
                 _, made = await loop.create_connection(
-                    self._new_connection, sockaddr[0], sockaddr[1], family=family, flags=socket.AI_NUMERICHOST
+                    self._new_connection,
+                    sockaddr[0],
+                    sockaddr[1],
+                    family=family,
+                    flags=socket.AI_NUMERICHOST,
+                    **over_tls,
                 )
                 return made
             except OSError as refused:
                 error = refused
         raise error or OSError(f"{self.address.host} has no address")
 
+    def _over_tls(self) -> dict[str, Any]:
+        """How to ask the loop for TLS. The handshake is part of the connect and bounded with it, from outside."""
+        if not self.address.server_name:
+            return {}
+        return {
+            "ssl": self._plane.upstream_tls,
+            "server_hostname": self.address.server_name,
+            "ssl_handshake_timeout": self._plane.settings.upstream.connect_timeout + 1,
+            "ssl_shutdown_timeout": GOODBYE_S,
+        }
+
     def _new_connection(self) -> UpstreamConnection:
         return UpstreamConnection(self._plane, self)
 
     def _connect_failed(self, exchange: Exchange, failure: Failure, error: str) -> None:
         self.open -= 1
+        self._count_failure(error)
+        if not exchange.is_over:
+            exchange.connect_failed(failure)
+        self._serve_next_waiting()
+
+    def _count_failure(self, error: str) -> None:
         self.connect_failures += 1
         self._failures += 1
         limits = self._plane.settings.upstream
         if 0 < limits.passive_failures <= self._failures and not self.ejected and self._pool.may_eject(self):
             self._eject(limits.passive_eject, error)
-        if not exchange.is_over:
-            exchange.connect_failed(failure)
-        self._serve_next_waiting()
 
     # --- a connection back -------------------------------------------------------------------------------------------
 
@@ -159,7 +204,7 @@ class Server:
             self.reuses += 1
             self.waiting.popleft().send_on(connection, reused=True)
         elif plane.draining:
-            connection.close()
+            connection.leave()
         else:
             connection.deadline = plane.deadlines.now + plane.upstream_idle_ns
             self.parked.append(connection)
@@ -169,10 +214,15 @@ class Server:
         if connection in self.parked:
             self.parked.remove(connection)
 
-    def lost(self, connection: UpstreamConnection) -> None:
-        """A connection is closed, for whatever reason."""
+    def lost(self, connection: UpstreamConnection, refusal: str = "") -> None:
+        """A connection is closed, for whatever reason; `refusal` where the upstream never took it (TLS 1.3 tells only
+        after the handshake that a client certificate is missed)."""
         self.open -= 1
         self.unpark(connection)
+        if refusal:
+            self._count_failure(refusal)
+        elif self.address.server_name:
+            self._failures = 0
         self._serve_next_waiting()
 
     def _serve_next_waiting(self) -> None:
@@ -182,7 +232,7 @@ class Server:
 
     def close_parked(self) -> None:
         for connection in tuple(self.parked):
-            connection.close()
+            connection.leave()
 
     # --- left out for a while ----------------------------------------------------------------------------------------
 
@@ -199,7 +249,10 @@ class Server:
 
 
 def _has_something_to_read(connection: UpstreamConnection) -> bool:
-    """On an idle connection that can only be the peer's FIN, or bytes nobody asked for."""
+    """On an idle connection that can only be the peer's FIN, bytes nobody asked for, or TLS talking to itself."""
+    descriptor = connection.fileno()
+    if descriptor < 0:
+        return True
     poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN | select.POLLRDHUP)
+    poll.register(descriptor, select.POLLIN | select.POLLRDHUP)
     return bool(poll.poll(0))

@@ -7,11 +7,14 @@ where the next response would begin closes it.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bgproxy.core import failure as failures
+from bgproxy.core.failure import Failure
 from bgproxy.dataplane.flow import Connection
+from bgproxy.upstream_tls import why
 from bgproxy.wire.framing import BAD, Decoder, UnframedDecoder, decoder_of
 from bgproxy.wire.response import BadResponse, ReadResponse, ResponseHead
 
@@ -22,12 +25,13 @@ if TYPE_CHECKING:
 
 HEAD_BYTES: Final = 64 * 1024
 MAX_INTERIM: Final = 16  # 1xx responses before one final response
+TLS_WRITE_BUFFER: Final = 64 * 1024  # bytes, as without TLS; uvloop would take eight times as much
 
 
 class UpstreamConnection(Connection):
     """`deadline`: the response, the next body bytes, or the end of parking."""
 
-    __slots__ = ("_decoder", "_held", "_interims", "_keep_alive", "exchange", "server")
+    __slots__ = ("_decoder", "_has_ended", "_held", "_interims", "_keep_alive", "exchange", "server")
 
     def __init__(self, plane: DataPlane, server: Server) -> None:
         super().__init__(plane)
@@ -37,6 +41,14 @@ class UpstreamConnection(Connection):
         self._held = b""  # the beginning of a head
         self._interims = 0
         self._keep_alive = False
+        self._has_ended = False  # by a FIN, over TLS by a close_notify: nobody has cut it in between
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.server.address.server_name:
+            # What uvloop has read ahead while we do not read is lost when the upstream closes: let it not read ahead.
+            transport.set_read_buffer_limits(high=1)  # type: ignore[attr-defined]
+            self.transport.set_write_buffer_limits(TLS_WRITE_BUFFER)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.waiting is not None:
@@ -45,16 +57,22 @@ class UpstreamConnection(Connection):
                 successor.connection_lost(exc)
                 return
         self._plane.deadlines.forget(self)
-        self.server.lost(self)
         exchange, self.exchange = self.exchange, None
+        refused = (
+            isinstance(exc, ssl.SSLError) and exchange is not None and not exchange.was_reused and self.nothing_received
+        )
+        self.server.lost(self, why(exc) if refused and exc is not None else "")
         if exchange is None:
             return
         if self._decoder is None:
-            exchange.failed(failures.CLOSED_BEFORE_RESPONSE if not self._held else failures.BAD_RESPONSE)
-        elif isinstance(self._decoder, UnframedDecoder) and exc is None:
+            exchange.failed(failures.TLS_FAILED if refused else self._no_answer())
+        elif isinstance(self._decoder, UnframedDecoder) and self._has_ended and exc is None:
             exchange.response_complete()
         else:
             exchange.failed(failures.RESPONSE_TRUNCATED)
+
+    def _no_answer(self) -> Failure:
+        return failures.CLOSED_BEFORE_RESPONSE if not self._held else failures.BAD_RESPONSE
 
     def eof_received(self) -> bool:
         if self.waiting is not None:
@@ -62,7 +80,10 @@ class UpstreamConnection(Connection):
             successor = self.transport.get_protocol()
             if isinstance(successor, asyncio.Protocol) and successor is not self:  # what waited was a 101
                 return bool(successor.eof_received())
+        self._has_ended = True
         self.server.unpark(self)
+        if self.exchange is not None and self.server.address.server_name:
+            self.transport.abort()  # uvloop would first wait for all of the request to be taken
         return False  # close: an upstream that half-closes will not read another request either
 
     # --- an exchange comes and goes ----------------------------------------------------------------------------------
@@ -76,9 +97,18 @@ class UpstreamConnection(Connection):
         self.exchange = None
         self.transport.abort()
 
+    def leave(self) -> None:
+        """Close a parked connection, in the way that TLS asks for: the upstream may log anything else as an error."""
+        self.server.unpark(self)
+        if self.server.address.server_name:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
     def fileno(self) -> int:
-        descriptor: int = self.transport.get_extra_info("socket").fileno()
-        return descriptor
+        """-1 where the socket is gone: over TLS we are told a turn later than it happens."""
+        sock = self.transport.get_extra_info("socket")
+        return -1 if sock is None else sock.fileno()
 
     def _end_response(self, exchange: Exchange, *, clean: bool, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """The response is complete; `clean` where the connection is at a message boundary and may live on."""
@@ -200,8 +230,7 @@ class UpstreamConnection(Connection):
         if self.waiting is not None:
             self.deadline = now  # it did come: handled first, and asked again in a round
         elif exchange is None:
-            self.server.unpark(self)
-            self.transport.abort()  # parked for long enough
+            self.leave()  # parked for long enough
         elif self._reading_paused:
             self.deadline = now + exchange.body_idle_ns  # the client is slow, not the upstream: its own deadline runs
         elif self.is_slow and self.takes_what_is_written():

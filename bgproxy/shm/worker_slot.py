@@ -69,6 +69,7 @@ UPSTREAM_ERRORS = (
     "queue_full",
     "queue_timeout",
     "client_gone",
+    "tls_failed",
 )
 _ERROR_ROW = 16
 ERRORS = REJECTED + 32  # + colour * _ERROR_ROW + index in UPSTREAM_ERRORS

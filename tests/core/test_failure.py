@@ -47,7 +47,7 @@ def test_what_was_not_sent_at_all_need_not_be_replayed(each):
 
 def test_only_failures_to_connect_eject_an_upstream():
     blamed = {each.reason for each in ALL if each.counts_against_upstream}
-    assert blamed == {"connect_refused", "connect_timeout", "connect_failed"}
+    assert blamed == {"connect_refused", "connect_timeout", "connect_failed", "tls_failed"}
 
 
 def test_a_failure_never_changes():

@@ -2,7 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from bgproxy.core.model import BLUE, COLOURS, GREEN, Address, Colour, Pool, PoolTable, Upstream, parse_address
+from bgproxy.core.model import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    Address,
+    Colour,
+    Pool,
+    PoolTable,
+    Upstream,
+    parse_address,
+    parse_upstream,
+)
 
 
 def test_a_colour_is_the_lowest_bit_of_the_live_word():
@@ -88,6 +99,48 @@ def test_port_zero_is_for_those_who_can_choose_one():
         parse_address("127.0.0.1:70000", port_zero=True)
 
 
+# --- upstreams --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "written"),
+    [
+        ("https://app.internal:8443", Address("app.internal", 8443, server_name="app.internal"), ""),
+        ("https://[::1]:8443", Address("::1", 8443, server_name="::1"), ""),
+        ("https://app/", Address("app", 443, server_name="app"), "https://app:443"),
+        ("https://[::1]", Address("::1", 443, server_name="::1"), "https://[::1]:443"),
+        ("https://app.:1", Address("app.", 1, server_name="app"), ""),
+        ("https://[fe80::1%eth0]:1", Address("fe80::1%eth0", 1, server_name="fe80::1"), ""),
+        ("HTTP://app/", Address("app", 80), "app:80"),
+        ("http://app:81", Address("app", 81), "app:81"),
+        ("app:81", Address("app", 81), ""),
+        ("unix:/run/a.sock", Address(path="/run/a.sock"), ""),
+    ],
+)
+def test_an_upstream_may_be_written_as_a_url(text, address, written):
+    assert parse_upstream(text) == address
+    assert str(address) == (written or text)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("https://", "the port is missing"),
+        ("https://a:0", "between 1 and 65535"),
+        ("https://a:1/b", "a path cannot be part of an upstream"),
+        ("https://a:1//", "a path cannot"),
+        ("http://a?b", "a query cannot"),
+        ("http://a#b", "a fragment cannot"),
+        ("https://u:p@a:1", "a user name cannot"),
+        ("ws://a:1", "ws:// is not supported here"),
+    ],
+)
+def test_what_is_no_url_of_an_upstream_is_said(text, complaint):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the sentence is compared below
+        parse_upstream(text)
+    assert complaint in str(caught.value)
+
+
 # --- pools ------------------------------------------------------------------------------------------------------------
 
 
@@ -98,6 +151,15 @@ def test_a_table_holds_one_pool_per_colour():
     assert table.pool(BLUE) is blue
     assert table.pool(GREEN) is green
     assert table.pool(1) is green
+
+
+def test_a_table_knows_whether_any_upstream_is_reached_over_tls():
+    def pool(*addresses: str) -> Pool:
+        return Pool(tuple(Upstream(text, index, parse_upstream(text)) for index, text in enumerate(addresses)))
+
+    assert not PoolTable(1, pool("a:1", "unix:/a"), pool("b:1")).over_tls
+    assert PoolTable(1, pool("a:1"), pool("b:1", "https://c:1")).over_tls
+    assert PoolTable(1, pool("https://c:1"), pool()).over_tls
 
 
 def test_values_never_change_in_place():

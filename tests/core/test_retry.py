@@ -5,7 +5,7 @@ import pytest
 from bgproxy.core import failure
 from bgproxy.core.retry import IDEMPOTENT, may_send_again, may_try_another_upstream
 
-CONNECT_FAILURES = [failure.CONNECT_REFUSED, failure.CONNECT_TIMEOUT, failure.CONNECT_FAILED]
+CONNECT_FAILURES = [failure.CONNECT_REFUSED, failure.CONNECT_TIMEOUT, failure.CONNECT_FAILED, failure.TLS_FAILED]
 
 
 @pytest.mark.parametrize("failed", failure.ALL, ids=lambda f: f.reason)

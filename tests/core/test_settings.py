@@ -3,7 +3,15 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bgproxy.core.settings import AccessLogSettings, HeaderSettings, Limits, Timeouts, UpstreamSettings, WorkerSettings
+from bgproxy.core.settings import (
+    AccessLogSettings,
+    HeaderSettings,
+    Limits,
+    Timeouts,
+    UpstreamSettings,
+    UpstreamTls,
+    WorkerSettings,
+)
 
 
 def test_settings_arrive_in_a_worker_as_they_were_sent():
@@ -14,8 +22,10 @@ def test_settings_arrive_in_a_worker_as_they_were_sent():
         headers=HeaderSettings(expose=True),
         access_log=AccessLogSettings(format="json", file="/var/log/a.log"),
         trusted_proxies=("10.0.0.0/8", "::1/128"),
+        upstream_tls=UpstreamTls(ca=b"\0\xff", verify=False),
     )
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(sent), type=WorkerSettings) == sent
+    for codec in (msgspec.json, msgspec.msgpack):
+        assert codec.decode(codec.encode(sent), type=WorkerSettings) == sent
 
 
 @pytest.mark.parametrize("part", [Timeouts, Limits, UpstreamSettings])
@@ -31,6 +41,12 @@ def test_an_upstream_connection_is_given_up_before_the_usual_server_closes_it():
 
 def test_a_request_target_fits_into_the_head_that_holds_it():
     assert Limits().target_bytes < Limits().head_bytes
+
+
+def test_a_private_key_does_not_show():
+    shown = repr(WorkerSettings(upstream_tls=UpstreamTls(cert=b"public", key=b"secret key")))
+    assert "key=***" in shown
+    assert "secret" not in shown
 
 
 def test_settings_never_change_in_place():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bgproxy.core import failure as failures
+from bgproxy.core.model import Address
 from bgproxy.dataplane.turn import Turn
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
@@ -478,7 +479,7 @@ def connection() -> UpstreamConnection:
         body_idle_ns=300,
         turn=Turn(SimpleNamespace()),  # type: ignore[arg-type]
     )
-    made = UpstreamConnection(plane, SimpleNamespace())  # type: ignore[arg-type]
+    made = UpstreamConnection(plane, SimpleNamespace(address=Address("h", 1)))  # type: ignore[arg-type]
     made.connection_made(FakeTransport())  # type: ignore[arg-type]
     made.exchange = FakeExchange()  # type: ignore[assignment]
     return made

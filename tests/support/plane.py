@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bgproxy.core.messages import Configure, LineSplitter, Published, TableAccepted, decode_to_supervisor, encode
 from bgproxy.core.messages import Ready as ReadyMessage
 from bgproxy.core.messages import Seen as SeenMessage
-from bgproxy.core.model import BLUE, Address, Colour, Pool, PoolTable, Upstream, parse_address
+from bgproxy.core.model import BLUE, Address, Colour, Pool, PoolTable, Upstream, parse_upstream
 from bgproxy.core.settings import Limits, Timeouts, UpstreamSettings, WorkerSettings
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
@@ -51,7 +51,7 @@ def settings(
 def pool(upstreams: Sequence[RawUpstream | str], *, balance: str = "least-requests", release: str = "") -> Pool:
     addresses = [upstream if isinstance(upstream, str) else upstream.address for upstream in upstreams]
     return Pool(
-        tuple(Upstream(address, index, parse_address(address)) for index, address in enumerate(addresses)),
+        tuple(Upstream(address, index, parse_upstream(address)) for index, address in enumerate(addresses)),
         balance=balance,
         release=release,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,27 @@ class Conversation(Wire):
         self._upstream.requests.append(message)
         return message
 
+    def shake_hands(self, context: ssl.SSLContext) -> None:
+        """TLS from here on. Where it fails, wait for the other side to leave: a RST could overtake the alert."""
+        plain = socket.fromfd(self.sock.fileno(), self.sock.family, self.sock.type)
+        try:
+            self.sock = context.wrap_socket(self.sock, server_side=True)
+        except OSError:
+            self.sock = plain
+            plain.settimeout(PATIENCE_S)
+            plain.shutdown(socket.SHUT_WR)
+            self.rest()
+            raise
+        plain.close()
+
+    def say_goodbye(self) -> None:
+        """Over TLS: a close_notify, without waiting for the other one. Just closing the socket leaves it out."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        self.sock.settimeout(0)
+        with contextlib.suppress(ssl.SSLError):  # it would wait for the other one, and for nothing else
+            self.sock.unwrap()
+        self.sock.settimeout(PATIENCE_S)
+
 
 def answering(*answers: Answer) -> Script:
     """Keep-alive: one answer after the other over all connections, the last one again and again."""
@@ -72,7 +94,7 @@ HELLO = answering(response(200, b"hello"))
 
 
 class RawUpstream:
-    """Listens on a port of its own (or a unix socket) from its making to `close`."""
+    """Listens on a port of its own (or a unix socket) from its making to `close`; over TLS with a context."""
 
     def __init__(
         self,
@@ -82,9 +104,11 @@ class RawUpstream:
         path: str = "",
         receive_buffer: int = 0,
         records: bool = False,
+        tls: ssl.SSLContext | None = None,
     ):
         self.script = script
         self.records = records
+        self.next_context = (lambda: tls) if tls is not None else None
         self.requests: list[Message] = []
         self.conversations: list[Conversation] = []
         self._errors: list[BaseException] = []
@@ -100,6 +124,7 @@ class RawUpstream:
             self._listener.bind((host, 0))
             self.port: int = self._listener.getsockname()[1]
             self.address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+            self.address = f"https://{self.address}" if tls else self.address
         self._listener.listen(128)
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
@@ -118,6 +143,8 @@ class RawUpstream:
 
     def _converse(self, conversation: Conversation) -> None:
         try:
+            if self.next_context is not None:
+                conversation.shake_hands(self.next_context())
             self.script(conversation)
         except (Ended, OSError):  # the proxy has hung up, or the test is over
             pass
