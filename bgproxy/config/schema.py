@@ -23,6 +23,8 @@ from bgproxy.config.kinds import (
 )
 from bgproxy.config.locate import Path
 from bgproxy.config.nodes import ListOf, MapOf, Node, Section, TextOrTable
+from bgproxy.config.tls import SECTION as TLS
+from bgproxy.config.tls import TlsSection
 from bgproxy.config.values import Health, Log, ProbeHeaders, Role, Server, Switch, Token, usable_cores
 from bgproxy.core.model import Address
 from bgproxy.core.settings import HeaderSettings, Limits, Timeouts, UpstreamSettings
@@ -70,6 +72,7 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     admin: AdminSection = AdminSection()
     headers: HeaderSettings = HeaderSettings()
     log: Log = Log()
+    tls: TlsSection = TlsSection()
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -78,6 +81,7 @@ _FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"
 # A request id in one of these would change what the message means.
 _TAKEN_FIELDS = (
     "Host|Connection|Content-Length|Transfer-Encoding|Te|Trailer|Upgrade|Expect|Via|Forwarded|X-Forwarded-.*|X-BG-.*"
+    "|Client-Cert.*|X-Client-Cert-.*"
 )
 
 
@@ -119,7 +123,7 @@ ROOT = Section(
         "server": Section(
             Server,
             {
-                "listen": ListOf(address(port_zero=True), at_least=1, at_most=64, identity=same_address),
+                "listen": ListOf(address(port_zero=True), at_most=64, identity=same_address),
                 "workers": number_or("auto", 1, 256, usable_cores),
                 "trusted_proxies": ListOf(network(), identity=str),
                 "timeouts": Section(
@@ -145,6 +149,7 @@ ROOT = Section(
                 ),
             },
         ),
+        "tls": TLS,
         "pools": Section(Pools, {"blue": _pool(), "green": _pool()}),
         "upstream": Section(
             UpstreamSettings,

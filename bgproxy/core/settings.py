@@ -54,6 +54,14 @@ class AccessLogSettings(msgspec.Struct, frozen=True):
     file: str = "-"
 
 
+class HttpsSettings(msgspec.Struct, frozen=True):
+    """`hsts` is a max-age in seconds, 0 for no such field; `redirect_port` is the port of https to which plain requests
+    are sent, 0 where they are served."""
+
+    hsts: int = 0
+    redirect_port: int = 0
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything a worker is told about its work, besides the pool table."""
 
@@ -63,3 +71,4 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     headers: HeaderSettings = HeaderSettings()
     access_log: AccessLogSettings = AccessLogSettings()
     trusted_proxies: tuple[str, ...] = ()
+    https: HttpsSettings = HttpsSettings()

@@ -37,7 +37,7 @@ class Downstream(Connection):
     request will be read; `closing` where nothing more will be said.
     """
 
-    __slots__ = ("_buffer", "_eof", "closing", "exchange", "must_close", "peer", "upload")
+    __slots__ = ("_buffer", "_eof", "added", "closing", "exchange", "must_close", "peer", "upload")
 
     def __init__(self, plane: DataPlane) -> None:
         super().__init__(plane)
@@ -54,6 +54,7 @@ class Downstream(Connection):
         super().connection_made(transport)
         plane = self._plane
         self.peer = Peer(plane, transport)
+        self.added = plane.hsts_line if self.peer.proto == b"https" else b""
         plane.clients.add(self)
         plane.cells[slot.CONNECTIONS_TOTAL] += 1
         if len(plane.clients) > plane.settings.limits.connections:

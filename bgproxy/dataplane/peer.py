@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from bgproxy.wire import forwarded
+from bgproxy.wire import client_certificate, forwarded
 from bgproxy.wire.request import RequestHead
 
 if TYPE_CHECKING:
@@ -16,7 +16,16 @@ class Peer:
     """One per client connection. A client keeps to one host, so the lines for `usual_host` are kept as `usual_lines`;
     both are public for the hot path, which needs nothing else of a peer that is not trusted."""
 
-    __slots__ = ("_plane", "_transport", "address", "is_trusted", "usual_host", "usual_lines")
+    __slots__ = (
+        "_certificate_line",
+        "_plane",
+        "_transport",
+        "address",
+        "is_trusted",
+        "proto",
+        "usual_host",
+        "usual_lines",
+    )
 
     def __init__(self, plane: DataPlane, transport: asyncio.BaseTransport) -> None:
         self._plane = plane
@@ -24,6 +33,8 @@ class Peer:
         name = transport.get_extra_info("peername")
         self.address: bytes = name[0].encode() if isinstance(name, tuple) else b"unknown"  # a unix socket has none
         self.is_trusted = plane.is_trusted(self.address)
+        self.proto = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
+        self._certificate_line = client_certificate.line(transport.get_extra_info("peercert"))
         self.usual_host: bytes | None = None
         self.usual_lines = b""
 
@@ -31,8 +42,9 @@ class Peer:
         """Whole lines about where this request comes from, with its Host."""
         host = request.host or self._own_address()
         if request.found is not None and self.is_trusted:
-            return forwarded.lines_behind_proxy(self.address, b"http", host, request.found)
-        self.usual_host, self.usual_lines = request.host, forwarded.lines(self.address, b"http", host)
+            return forwarded.lines_behind_proxy(self.address, self.proto, host, request.found) + self._certificate_line
+        lines = forwarded.lines(self.address, self.proto, host) + self._certificate_line
+        self.usual_host, self.usual_lines = request.host, lines
         return self.usual_lines
 
     def request_id_line(self, request: RequestHead) -> bytes:

@@ -8,20 +8,20 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
-from typing import Any
+from typing import Any, Protocol
 
 from bgproxy.core.messages import ToSupervisor
 from bgproxy.core.model import COLOURS, PoolTable
 from bgproxy.core.settings import WorkerSettings
 from bgproxy.dataplane.access_log import AccessLog
 from bgproxy.dataplane.deadlines import Deadlines
-from bgproxy.dataplane.downstream import Downstream
 from bgproxy.dataplane.pool import UpstreamPool
 from bgproxy.dataplane.resolver import Resolver
 from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
+from bgproxy.tls.contexts import Contexts
 from bgproxy.wire.request import RequestReader
 from bgproxy.wire.response import ResponseReader
 
@@ -30,6 +30,13 @@ _BYTES_IN_HEX = tuple(b"%02x" % byte for byte in range(256))
 
 def _ns(seconds: float) -> int:
     return int(seconds * 1e9)
+
+
+class Client(Protocol):
+    """A client connection: a Downstream, or one whose TLS handshake is not over."""
+
+    def drain(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class DataPlane:
@@ -51,6 +58,7 @@ class DataPlane:
         "board",
         "body_idle_ns",
         "cells",
+        "certificates",
         "client_body_ns",
         "clients",
         "clock",
@@ -60,6 +68,7 @@ class DataPlane:
         "exposes",
         "head_bytes",
         "header_ns",
+        "hsts_line",
         "http_date",
         "keep_alive_ns",
         "live",
@@ -92,7 +101,8 @@ class DataPlane:
         self.cells = segment.slots[number].cells
         self.deadlines = Deadlines(loop)
         self.deadlines.on_tick = self._on_tick
-        self.clients: set[Downstream] = set()
+        self.clients: set[Client] = set()
+        self.certificates: Contexts | None = None
         self.tunnels: set[Tunnel] = set()
         self.turn = Turn(loop)
         self.draining = False
@@ -129,7 +139,9 @@ class DataPlane:
             target_bytes=limits.target_bytes,
             request_id=settings.headers.request_id,
         )
-        self.responses = ResponseReader()
+        hsts = settings.https.hsts
+        self.hsts_line = b"\r\nStrict-Transport-Security: max-age=%d" % hsts if hsts else b""
+        self.responses = ResponseReader(without=("strict-transport-security",) if hsts else ())
         self.resolver = Resolver(self.loop, upstream.dns_refresh)
         self._trusted = tuple(ipaddress.ip_network(cidr) for cidr in settings.trusted_proxies)
         self._exposed_word = -1
@@ -182,7 +194,7 @@ class DataPlane:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def client_lost(self, client: Downstream) -> None:
+    def client_lost(self, client: Client) -> None:
         self.clients.discard(client)
         if self.draining and not self.clients:
             self.drained.set()

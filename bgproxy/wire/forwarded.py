@@ -8,8 +8,8 @@ from __future__ import annotations
 
 VIA = b"\r\nVia: 1.1 bgproxy"
 # Read from a head, so that what an untrusted peer sent can be left out.
-FIELDS = ("forwarded", "x-real-ip")
-PREFIXES = ("x-forwarded-",)
+FIELDS = ("forwarded", "x-real-ip", "client-cert", "client-cert-chain")
+PREFIXES = ("x-forwarded-", "x-client-cert-")
 
 
 def lines(peer: bytes, proto: bytes, host: bytes) -> bytes:
@@ -36,4 +36,6 @@ def lines_behind_proxy(peer: bytes, proto: bytes, host: bytes, found: dict[bytes
 def _is_further(name: bytes) -> bool:
     if name in (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host") or b"_" in name:
         return False
-    return name in (b"forwarded", b"x-real-ip") or name.startswith(b"x-forwarded-")
+    return name in (b"forwarded", b"x-real-ip", b"client-cert", b"client-cert-chain") or name.startswith(
+        b"x-forwarded-"
+    )
