@@ -43,7 +43,7 @@ from bgproxy.dataplane.plane import DataPlane
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
 from bgproxy.tls import openssl
-from bgproxy.tls.contexts import Contexts
+from bgproxy.tls.contexts import Contexts, ignore_names_that_are_no_text
 
 
 class Worker:
@@ -205,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--end-with-supervisor", action="store_true")
     arguments = parser.parse_args(argv)
     tune_allocator()
+    ignore_names_that_are_no_text()
     # A request makes no cycles; the young generation need not be looked at every 700 objects.
     gc.set_threshold(50_000, 20, 50)
     uvloop.run(_serve(arguments))

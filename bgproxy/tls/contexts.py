@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -53,6 +54,17 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
 def _no_password() -> bytes:
     """Or OpenSSL would ask for one on the terminal."""
     return b""
+
+
+def ignore_names_that_are_no_text() -> None:
+    """ssl refuses such a handshake, and would also write a traceback to standard error, whenever a stranger likes."""
+    usual = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, UnicodeDecodeError) and isinstance(unraisable.object, bytes)):
+            usual(unraisable)
+
+    sys.unraisablehook = hook
 
 
 _KEY_NAME_BYTES = 16

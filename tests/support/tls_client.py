@@ -24,8 +24,13 @@ class TlsClient(RawClient):
         name: str = "app.example",
         *,
         session: ssl.SSLSession | None = None,
+        receive_buffer: int = 0,
     ) -> None:
-        raw = socket.create_connection((address.host, address.port), PATIENCE_S)
+        raw = socket.socket()
+        if receive_buffer:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        raw.settimeout(PATIENCE_S)
+        raw.connect((address.host, address.port))
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             # Suppressed, an end without close_notify would look like one with it.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from bgproxy.core.certificates import Pair
-from bgproxy.tls.contexts import Contexts
+from bgproxy.tls.contexts import Contexts, ignore_names_that_are_no_text
 from tests.support.certificates import ECDSA, RSA, client_context, handshake, material, pair
 
 PAIRS = (
@@ -90,3 +92,16 @@ def test_http_1_1_is_what_is_agreed_on():
 def test_an_encrypted_key_asks_nobody_for_a_password():
     with pytest.raises(ssl.SSLError):
         Contexts(material(Pair((), "rsa", b"rubbish")))
+
+
+def test_only_what_a_stranger_can_cause_is_kept_from_standard_error(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    ignore_names_that_are_no_text()
+    error = UnicodeDecodeError("ascii", b"\xff", 0, 1, "no ASCII")
+    sys.unraisablehook(SimpleNamespace(exc_value=error, object=b"\xff.example"))
+    assert seen == []
+    ours = [SimpleNamespace(exc_value=error, object=print), SimpleNamespace(exc_value=ValueError(), object=b"x")]
+    for each in ours:
+        sys.unraisablehook(each)
+    assert seen == ours
