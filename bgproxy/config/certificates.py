@@ -88,7 +88,10 @@ def load_certificates(tls: Tls, *, version: int = 1) -> Loaded:
             client_auth=tls.client_auth,
             client_ca=client_ca,
         )
-        Contexts(material)  # each pair was tried alone; together they are still fewer contexts than pairs
+        try:
+            Contexts(material)
+        except (ssl.SSLError, ValueError) as error:
+            return Loaded(material=None, facts=(), problems=((0, f"the pairs do not work together: {error}"),))
     return Loaded(material=material, facts=tuple(facts for _, facts in good), problems=tuple(problems))
 
 
@@ -121,7 +124,9 @@ def _read_pair(files: PairFiles) -> tuple[Pair, CertificateFacts] | str:
         pair = Pair(names, _key_type(key), chain_pem.rstrip(b"\n") + b"\n" + key_pem)
         _try(files, pair)
     except ValueError as error:
-        return str(error)
+        return str(error) if "expected" in str(error) else _not_usable(files, error)
+    except Exception as error:  # whatever a library has to say about an odd certificate: it is not ours to crash
+        return _not_usable(files, error)
     return pair, CertificateFacts(
         names=names,
         key_type=pair.key_type,
@@ -129,6 +134,10 @@ def _read_pair(files: PairFiles) -> tuple[Pair, CertificateFacts] | str:
         not_after=leaf.not_valid_after_utc.timestamp(),
         cert=str(files.cert),
     )
+
+
+def _not_usable(files: PairFiles, error: Exception) -> str:
+    return f"the pair {files.cert}, {files.key} cannot be used: {error or type(error).__name__}; expected another"
 
 
 def _read(path: Path, what: str) -> bytes:

@@ -191,6 +191,8 @@ class Certificates:
             return None
         return {
             "version": self._material.version,
+            "age_s": round(time.time() - self._loaded_at, 3),
+            "stale": False,
             "loaded_at": _iso(self._loaded_at),
             "certificates": [
                 {

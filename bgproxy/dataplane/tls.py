@@ -130,13 +130,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def on_deadline(self, now: int) -> None:
         if not self._closing:
             self._plane.cells[slot.rejected_cell("tls_timeout")] += 1
-        self._raw.abort()
+        self.abandon()
 
     def drain(self) -> None:
         """The worker leaves: who is just shaking hands may still ask once."""
         self.deadline = min(self.deadline, self._plane.clock() + FIRST_REQUEST_NS)
 
     def abandon(self) -> None:
+        self._closing = True
         self._raw.abort()
 
     # --- what comes --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -147,3 +148,21 @@ def test_every_pair_that_is_wrong_is_said_at_once(files, tmp_path):
 def test_more_than_fits_into_a_message_is_told(files, monkeypatch):
     monkeypatch.setattr("bgproxy.config.certificates._MAX_ALL", 100)
     assert "larger than 100 bytes" in files.problem()
+
+
+def test_whatever_a_library_says_about_an_odd_certificate_becomes_a_sentence(files, monkeypatch):
+    def odd(_leaf):
+        raise RuntimeError("an algorithm of the future")
+
+    monkeypatch.setattr("bgproxy.config.certificates._names", odd)
+    assert "cannot be used: an algorithm of the future" in files.problem()
+
+
+def test_pairs_that_openssl_does_not_take_together_are_told(files, monkeypatch):
+    def unwilling(material):
+        if material.version:
+            raise ssl.SSLError("no")
+
+    monkeypatch.setattr("bgproxy.config.certificates.Contexts", unwilling)
+    ((_, sentence),) = load_certificates(files.tls()).problems
+    assert sentence.startswith("the pairs do not work together")

@@ -444,6 +444,7 @@ def test_a_handshake_has_to_be_done_in_time(plane: Plane, sent: bytes) -> None:
     except ConnectionResetError:
         pass
     rejected_once(plane, "tls_timeout")
+    assert plane.rejected("tls_handshake") == 0, "counted once"
 
 
 def test_connections_are_bounded_and_those_that_shake_hands_count(plane: Plane) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import h11
 import pytest
 
-from bgproxy.wire.replies import reply
+from bgproxy.wire.replies import redirection, reply
 
 DATE = b"Sun, 22 Nov 2026 12:00:00 GMT"
 
@@ -65,3 +65,15 @@ def test_only_a_refused_method_is_told_which_are_allowed():
 
 def test_a_detail_outside_latin_1_is_replaced_and_counted_right():
     assert parsed(reply(400, "x", "sn☃w", date=DATE, close=False))[1].endswith(b"sn?w\n")
+
+
+@pytest.mark.parametrize("with_body", [True, False])
+def test_a_redirection_is_whole_and_ends_the_connection(with_body):
+    answer = redirection(308, b"https://a.example/", date=b"today", with_body=with_body)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n")
+    assert b"\r\nLocation: https://a.example/\r\n" in head
+    assert head.endswith(b"\r\nConnection: close")
+    whole = b"308 Permanent Redirect: https://a.example/\n"
+    assert body == (whole if with_body else b"")
+    assert b"\r\nContent-Length: %d\r\n" % len(whole) in head
