@@ -220,9 +220,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._finished or not data:
             return
         try:
-            written = self._object.write(data)
-            while written < len(data):  # a record at a time
-                written += self._object.write(memoryview(data)[written:])
+            self._object.write(data)  # all of it: OpenSSL splits it into records, and memory is never full
         except ssl.SSLError:
             self.abort()
             return

@@ -1,5 +1,5 @@
-"""What Python's ssl module has no name for: ticket keys that every worker shares, and memory that idle connections give
-back. Reached through ctypes, in the same libssl that `_ssl` uses.
+"""What Python's ssl module has no name for: ticket keys that every worker shares. Reached through ctypes, in the same
+libssl that `_ssl` uses.
 
 Where the SSL_CTX lies inside an SSLContext is not promised by anybody, so nobody who serves may be the first to try:
 `python -m bgproxy.tls.openssl` tries it in a process of its own, with a PEM pair on standard input, and its exit code
@@ -17,8 +17,6 @@ from bgproxy.core.certificates import TlsMaterial
 from bgproxy.tls.contexts import new_context
 
 TICKET_KEY_BYTES: Final = 80
-_SET_MODE: Final = 33
-_RELEASE_BUFFERS: Final = 0x10
 _SET_SESSION_CACHE_MODE: Final = 44
 _SET_TICKET_KEYS: Final = 59
 
@@ -32,7 +30,6 @@ def tune(context: ssl.SSLContext, ticket_key: bytes) -> bool:
         return False
     pointer = ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
     control(pointer, _SET_SESSION_CACHE_MODE, 0, None)  # tickets carry their session: nothing to keep per client here
-    control(pointer, _SET_MODE, _RELEASE_BUFFERS, None)
     done: int = control(pointer, _SET_TICKET_KEYS, TICKET_KEY_BYTES, ticket_key)
     return done == 1
 

@@ -477,36 +477,44 @@ def leaving() -> Iterator[Plane]:
     assert not complaints, complaints
 
 
-def test_a_worker_that_leaves_lets_those_who_shake_hands_ask_once(leaving: Plane) -> None:
-    worker, client = leaving.worker, raw(leaving)
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    connection = client_context().wrap_bio(incoming, outgoing, server_hostname="app.example")
+class SlowHandshake:
+    """A client that says hello, and does not go on before it is told to."""
 
-    def exchanged(step: Callable[[], object]) -> object:
+    def __init__(self, plane: Plane) -> None:
+        self._client = raw(plane)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.connection = client_context().wrap_bio(self._incoming, self._outgoing, server_hostname="app.example")
+        with pytest.raises(ssl.SSLWantReadError):
+            self.connection.do_handshake()
+        self._client.send(self._outgoing.read())
+        self._incoming.write(self._client.sock.recv(65536))
+
+    def done(self, step: Callable[[], object]) -> object:
         """What `step` gives once enough has come."""
         while True:
             try:
                 return step()
             except ssl.SSLWantReadError:
-                client.sock.sendall(outgoing.read())
-                data = client.sock.recv(65536)
+                self._client.sock.sendall(self._outgoing.read())
+                data = self._client.sock.recv(65536)
                 assert data, "closed"
-                incoming.write(data)
+                self._incoming.write(data)
 
-    with pytest.raises(ssl.SSLWantReadError):
-        connection.do_handshake()
-    client.send(outgoing.read())
-    incoming.write(client.sock.recv(65536))
-    worker.tell(Drain(10.0))
+
+def test_a_worker_that_leaves_lets_those_who_shake_hands_ask_once(leaving: Plane) -> None:
+    worker = leaving.worker
+    asks, says_nothing = SlowHandshake(leaving), SlowHandshake(leaving)
+    worker.tell(Drain(60.0))
     worker.tell(Published(0))
     worker.hear(Seen)
-    exchanged(connection.do_handshake)
-    connection.write(request())
-    answer = exchanged(lambda: connection.read(65536))
+    for client in (asks, says_nothing):
+        client.done(client.connection.do_handshake)
+    asks.connection.write(request())
+    answer = asks.done(lambda: asks.connection.read(65536))
     assert isinstance(answer, bytes)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"\r\nConnection: close\r\n" in answer
-    client.close()
+    assert says_nothing.done(lambda: says_nothing.connection.read(65536)) == b"", "closed after a moment"
     assert worker.hear(Drained) == Drained(0, 0)
 
 
