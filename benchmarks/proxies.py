@@ -47,7 +47,7 @@ class Target:
     blue: int
     green: int
     pids: tuple[int, ...] = ()
-    certificate: Path = Path()  # PEM: certificate and key in one file, the same for all peers
+    certificate: Path | None = None  # PEM: certificate and key in one file, the same for all peers; None: without TLS
 
 
 def certificate(directory: Path) -> Path:
@@ -85,14 +85,15 @@ def upstream(directory: Path, core: int) -> Iterator[Target]:
 
 @contextmanager
 def nginx(directory: Path, core: int, target: Target) -> Iterator[Proxy]:
-    port, tls_port = rig.free_port(), rig.free_port()
+    port, tls_port, pair = rig.free_port(), rig.free_port(), target.certificate
+    tls = f"""
+            listen 127.0.0.1:{tls_port} ssl backlog=4096; ssl_certificate {pair}; ssl_certificate_key {pair};
+            ssl_protocols TLSv1.2 TLSv1.3; ssl_ciphers ECDHE+AESGCM:ECDHE+CHACHA20;"""
     server = f"""
         upstream pool {{ server 127.0.0.1:{target.blue}; keepalive 256; keepalive_requests 100000000; }}
         server {{
             listen 127.0.0.1:{port} backlog=4096;
-            listen 127.0.0.1:{tls_port} ssl backlog=4096;
-            ssl_certificate {target.certificate}; ssl_certificate_key {target.certificate};
-            ssl_protocols TLSv1.2 TLSv1.3; ssl_ciphers ECDHE+AESGCM:ECDHE+CHACHA20;
+            {tls if pair else ""}
             location / {{
                 proxy_pass http://pool;
                 proxy_http_version 1.1;
@@ -142,6 +143,7 @@ def haproxy(directory: Path, core: int, target: Target) -> Iterator[Proxy]:
     directory.mkdir()
     port, tls_port = rig.free_port(), rig.free_port()
     config, log = directory / "haproxy.cfg", directory / "log"
+    tls = f"bind 127.0.0.1:{tls_port} backlog 4096 ssl crt {target.certificate} alpn http/1.1 ssl-min-ver TLSv1.2"
     config.write_text(f"""
 global
     nbthread 1
@@ -156,7 +158,7 @@ defaults
     option forwardfor
 frontend clients
     bind 127.0.0.1:{port} backlog 4096
-    bind 127.0.0.1:{tls_port} backlog 4096 ssl crt {target.certificate} alpn http/1.1 ssl-min-ver TLSv1.2
+    {tls if target.certificate else ""}
     http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header Via "1.1 bgproxy"
@@ -191,15 +193,16 @@ def _bgproxy(name: str, python: str, directory: Path, core: int, target: Target)
     command = [python, "-m", "bgproxy", "run", "--workers", "1", "--state-dir", str(state)]
     command += ["--blue", f"127.0.0.1:{target.blue}", "--green", f"127.0.0.1:{target.green}"]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-    pairs = json.dumps([{"cert": str(target.certificate), "key": str(target.certificate)}])
-    command = ["env", "BGPROXY_TLS__LISTEN=127.0.0.1:0", f"BGPROXY_TLS__CERTIFICATES={pairs}", *command]
+    if target.certificate:
+        pairs = json.dumps([{"cert": str(target.certificate), "key": str(target.certificate)}])
+        command = ["env", "BGPROXY_TLS__LISTEN=127.0.0.1:0", f"BGPROXY_TLS__CERTIFICATES={pairs}", *command]
     with rig.running(rig.pinned(core, command), log) as supervisor:
         addresses = state / "addresses.json"
         rig.wait_until(addresses.exists, supervisor, log, "bgproxy")
         found = json.loads(addresses.read_text())
         port = int(found["listen"][0].rpartition(":")[2])
         rig.wait_until(lambda: _forwards(port), supervisor, log, "bgproxy")
-        tls_port = int(found["tls"][0].rpartition(":")[2])
+        tls_port = int(found["tls"][0].rpartition(":")[2]) if found["tls"] else 0
         yield Proxy(name, _bgproxy_version(python), port, _bgproxy_workers(supervisor.pid), tls_port)
 
 
