@@ -16,10 +16,14 @@ from bgproxy.shm import worker_slot as slot
 from bgproxy.wire.request import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bgproxy.dataplane.plane import DataPlane
 
 _HANDSHAKE_RECORD: Final = 0x16
-_RECORD: Final = 16 * 1024  # the most that one holds
+# The most that a record holds, and what goes through OpenSSL's memory at a time: that never shrinks, and each
+# connection has two of it. Given whole reads, a connection that has moved one large body costs 0.9 MiB for ever.
+_RECORD: Final = 16 * 1024
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -75,7 +79,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._answer_without_tls(data)
             return
         certificates = self._plane.certificates
-        assert certificates is not None, "the supervisor sends certificates before there is a socket to accept from"
+        if certificates is None:  # this worker could not load them, and has said so
+            self._fail("tls_handshake")
+            return
         self._object = certificates.for_hello(data).wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._shake_hands(data)
 
@@ -145,9 +151,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         protocol = self._protocol
         if protocol is not None:
-            self._incoming.write(data)
             size = len(data)
-            self._read_plaintext(size if size < _RECORD else _RECORD)
+            if size <= _RECORD:
+                self._incoming.write(data)
+                self._read_plaintext(size)
+            else:
+                self._read_plaintext(_RECORD, memoryview(data))
         elif self._closing:
             pass
         elif hasattr(self, "_object"):
@@ -155,29 +164,32 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         else:
             self._begin_handshake(data)
 
-    def _read_plaintext(self, size: int) -> None:
-        """Everything that is there; `size` is how much is asked for at a time. A record holds less than its bytes, so
-        for one that came alone this is one call, without an exception at its end."""
+    def _read_plaintext(self, size: int, rest: memoryview | bytes = b"") -> None:
+        """Everything that is there, and the rest that has come; `size` is how much is asked for at a time. A record
+        holds less than its bytes, so for one that came alone this is one call, without an exception at its end."""
         incoming, connection = self._incoming, self._object
         pieces: list[bytes] = []
         ended = False
-        try:
-            while True:
-                piece = connection.read(size)
-                if not piece:
+        while True:
+            try:
+                while piece := connection.read(size):
+                    pieces.append(piece)
+                    if not incoming.pending and not connection.pending():
+                        break
+                else:
                     ended = True
-                    break
-                pieces.append(piece)
-                if not incoming.pending and not connection.pending():
-                    break
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            ended = True
-        except ssl.SSLError:  # a record that was tampered with
-            self._send_out()
-            self._raw.abort()
-            return
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLZeroReturnError:
+                ended = True
+            except ssl.SSLError:  # a record that was tampered with
+                self._send_out()
+                self._raw.abort()
+                return
+            if ended or not rest:
+                break
+            incoming.write(rest[:_RECORD])
+            rest = rest[_RECORD:]
         if self._outgoing.pending:  # new keys, which TLS 1.3 may ask for at any time
             self._send_out()
         protocol = self._protocol
@@ -220,11 +232,20 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._finished or not data:
             return
         try:
-            self._object.write(data)  # all of it: OpenSSL splits it into records, and memory is never full
+            if len(data) <= _RECORD:
+                self._object.write(data)  # all of it: OpenSSL splits it into records, and memory is never full
+                encrypted = self._outgoing.read()
+            else:
+                encrypted = b"".join(self._encrypted(memoryview(data)))
         except ssl.SSLError:
             self.abort()
             return
-        self._raw.write(self._outgoing.read())
+        self._raw.write(encrypted)
+
+    def _encrypted(self, data: memoryview) -> Iterator[bytes]:
+        for start in range(0, len(data), _RECORD):
+            self._object.write(data[start : start + _RECORD])
+            yield self._outgoing.read()
 
     def can_write_eof(self) -> bool:
         return True

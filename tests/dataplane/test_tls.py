@@ -151,6 +151,25 @@ def test_a_client_that_does_not_read_holds_the_upstream_back(plane: Plane) -> No
     eventually(lambda: plane.failed("client_gone") == 1, "the end of the request")
 
 
+def test_a_connection_that_has_moved_a_large_body_gives_its_memory_back(plane: Plane) -> None:
+    plane.blue.script = answering(lambda asked: response(200, asked.body))
+
+    def moved() -> None:
+        client = plane.tls_client(client_context())
+        sending = threading.Thread(target=client.send, args=(request("POST", "/", body=BIG),))
+        sending.start()
+        assert len(client.answer("POST").body) == len(BIG)
+        sending.join()
+
+    moved()
+    before = plane.worker.resident_bytes()
+    for _ in range(20):
+        moved()
+    assert (
+        plane.worker.resident_bytes() - before < 20 * 400 * 1024
+    )  # 70 KiB each; 930 KiB where OpenSSL got all at once
+
+
 def test_pipelined_requests_in_one_record_and_records_in_one_segment(plane: Plane) -> None:
     plane.blue.script = answering(lambda asked: response(200, asked.target.encode()))
     client = plane.tls_client(client_context())
@@ -533,6 +552,20 @@ def test_a_set_that_cannot_be_used_leaves_the_last_one(own_certificates: Plane) 
     plane = own_certificates
     assert "SSLError" in plane.worker.certify(material(Pair(("a.example",), "rsa", b"rubbish"), version=2))
     assert plane.tls_client(client_context()).ask().status == 200
+
+
+def test_a_worker_without_certificates_refuses_tls_and_serves_the_rest() -> None:
+    unusable = material(Pair(("a.example",), "rsa", b"rubbish"))
+    worker = WorkerProcess(material=unusable)
+    worker.start(NO_POOLS, WorkerSettings())
+    plane = Plane(worker)
+    plane.configure()
+    with pytest.raises(OSError):  # noqa: PT011  a reset or an end, whichever comes first
+        plane.tls_client(client_context())
+    assert plane.client().ask().status == 200
+    assert plane.rejected("tls_handshake") == 1
+    plane.close()
+    assert worker.end() == ""
 
 
 # --- client certificates ----------------------------------------------------------------------------------------------
