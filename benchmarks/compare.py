@@ -1,6 +1,6 @@
 """CPU microseconds per request: bgproxy beside nginx and HAProxy, on the same upstream in the same run.
 
-python benchmarks/compare.py [--rounds N] [--seconds S] [--only plain|browser]
+python benchmarks/compare.py [--rounds N] [--seconds S] [--only plain|browser|tls|handshake]
                              [--peers nginx,haproxy,bgproxy,bgproxy-debian]
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 64
 WARM_UP_S = 2
 KINDS = ("plain", "browser")
+TLS_KINDS = ("tls", "handshake")  # the plain request over TLS: on kept connections, and each on one of its own
 SCRIPT = Path(__file__).with_name("load.lua")
 
 
@@ -83,7 +84,8 @@ class Bench:
 
     def _load(self, proxy: proxies.Proxy, kind: str, seconds: int) -> dict[str, int]:
         command = [rig.tool("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "5s", "-s", str(SCRIPT)]
-        command += [f"http://127.0.0.1:{proxy.port}/", "--", kind, str(self.counter.take())]
+        url = f"https://127.0.0.1:{proxy.tls_port}/" if kind in TLS_KINDS else f"http://127.0.0.1:{proxy.port}/"
+        command += [url, "--", kind, str(self.counter.take())]
         done = subprocess.run(rig.pinned(self.cores[0], command), capture_output=True, text=True, check=False)
         results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
         if done.returncode or not results:
@@ -191,7 +193,7 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=9, help="how often every proxy is visited (default 9)")
     parser.add_argument("--seconds", type=int, default=3, help="length of one visit (default 3)")
-    parser.add_argument("--only", choices=KINDS, help="one kind of request instead of both")
+    parser.add_argument("--only", choices=(*KINDS, *TLS_KINDS), help="one kind of request instead of plain and browser")
     possible = [peer for peer in proxies.PEERS if peer != "bgproxy-debian" or rig.has_distribution_python()]
     parser.add_argument("--peers", default=",".join(possible), help="comma-separated, default all that can run here")
     parser.add_argument("--max-ratio", type=float, help="exit 1 when bgproxy costs more than this many times nginx")

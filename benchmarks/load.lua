@@ -1,5 +1,5 @@
 -- Requests for wrk: every head is new, so that nothing about a request can be cached.
--- Arguments: "plain" or "browser", and a number at which to start counting.
+-- Arguments: "plain", "browser", "tls" (plain over TLS) or "handshake" (the same, a connection each), and a number at which to start counting.
 
 local kind, count = "plain", 0
 
@@ -35,6 +35,7 @@ end
 
 function request()
   if kind == "browser" then return browser() end
+  if kind == "handshake" then return (plain():gsub("\r\n\r\n$", "\r\nConnection: close\r\n\r\n")) end
   return plain()
 end
 

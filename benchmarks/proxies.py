@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class Proxy:
     version: str
     port: int
     workers: tuple[int, ...]
+    tls_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,25 @@ class Target:
     blue: int
     green: int
     pids: tuple[int, ...] = ()
+    certificate: Path | None = None  # PEM: certificate and key in one file, the same for all peers; None: without TLS
+
+
+def certificate(directory: Path) -> Path:
+    """One self-signed certificate, ECDSA on P-256 as certbot makes them."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now, name = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC), x509.Name(())
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("bench.example")]), critical=False)
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path = directory / "pair.pem"
+    path.write_bytes(
+        builder.sign(key, hashes.SHA256()).public_bytes(pem)
+        + key.private_bytes(pem, pkcs8, serialization.NoEncryption())
+    )
+    return path
 
 
 @contextmanager
@@ -59,16 +80,20 @@ def upstream(directory: Path, core: int) -> Iterator[Target]:
             location /app/ {{ {fields} return 200 "{BODY}"; }}
         }}"""
     with _nginx(directory / "upstream", core, server, blue) as master:
-        yield Target(blue, green, tuple(rig.children(master.pid)))
+        yield Target(blue, green, tuple(rig.children(master.pid)), certificate(directory))
 
 
 @contextmanager
 def nginx(directory: Path, core: int, target: Target) -> Iterator[Proxy]:
-    port = rig.free_port()
+    port, tls_port, pair = rig.free_port(), rig.free_port(), target.certificate
+    tls = f"""
+            listen 127.0.0.1:{tls_port} ssl backlog=4096; ssl_certificate {pair}; ssl_certificate_key {pair};
+            ssl_protocols TLSv1.2 TLSv1.3; ssl_ciphers ECDHE+AESGCM:ECDHE+CHACHA20;"""
     server = f"""
         upstream pool {{ server 127.0.0.1:{target.blue}; keepalive 256; keepalive_requests 100000000; }}
         server {{
             listen 127.0.0.1:{port} backlog=4096;
+            {tls if pair else ""}
             location / {{
                 proxy_pass http://pool;
                 proxy_http_version 1.1;
@@ -83,7 +108,7 @@ def nginx(directory: Path, core: int, target: Target) -> Iterator[Proxy]:
         }}"""
     with _nginx(directory / "nginx", core, server, port) as master:
         version = rig.first_line([rig.tool("nginx"), "-v"]).rpartition("/")[2]
-        yield Proxy("nginx", version, port, tuple(rig.children(master.pid)))
+        yield Proxy("nginx", version, port, tuple(rig.children(master.pid)), tls_port)
 
 
 @contextmanager
@@ -116,8 +141,9 @@ def _nginx(directory: Path, core: int, server: str, port: int) -> Iterator[subpr
 def haproxy(directory: Path, core: int, target: Target) -> Iterator[Proxy]:
     directory = directory / "haproxy"
     directory.mkdir()
-    port = rig.free_port()
+    port, tls_port = rig.free_port(), rig.free_port()
     config, log = directory / "haproxy.cfg", directory / "log"
+    tls = f"bind 127.0.0.1:{tls_port} backlog 4096 ssl crt {target.certificate} alpn http/1.1 ssl-min-ver TLSv1.2"
     config.write_text(f"""
 global
     nbthread 1
@@ -132,7 +158,8 @@ defaults
     option forwardfor
 frontend clients
     bind 127.0.0.1:{port} backlog 4096
-    http-request set-header X-Forwarded-Proto http
+    {tls if target.certificate else ""}
+    http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
     http-request set-header X-Forwarded-Host %[req.hdr(host)]
     http-request set-header Via "1.1 bgproxy"
     http-request set-header X-Request-ID %[uuid()]
@@ -144,7 +171,7 @@ backend pool
     with rig.running(command, log) as process:
         rig.wait_until(lambda: rig.answers(port), process, log, "haproxy")
         version = rig.first_line([rig.tool("haproxy"), "-v"]).split()[2].partition("-")[0]
-        yield Proxy("haproxy", version, port, (process.pid,))
+        yield Proxy("haproxy", version, port, (process.pid,), tls_port)
 
 
 def bgproxy(directory: Path, core: int, target: Target) -> AbstractContextManager[Proxy]:
@@ -166,13 +193,17 @@ def _bgproxy(name: str, python: str, directory: Path, core: int, target: Target)
     command = [python, "-m", "bgproxy", "run", "--workers", "1", "--state-dir", str(state)]
     command += ["--blue", f"127.0.0.1:{target.blue}", "--green", f"127.0.0.1:{target.green}"]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    if target.certificate:
+        pairs = json.dumps([{"cert": str(target.certificate), "key": str(target.certificate)}])
+        command = ["env", "BGPROXY_TLS__LISTEN=127.0.0.1:0", f"BGPROXY_TLS__CERTIFICATES={pairs}", *command]
     with rig.running(rig.pinned(core, command), log) as supervisor:
         addresses = state / "addresses.json"
         rig.wait_until(addresses.exists, supervisor, log, "bgproxy")
         found = json.loads(addresses.read_text())
         port = int(found["listen"][0].rpartition(":")[2])
         rig.wait_until(lambda: _forwards(port), supervisor, log, "bgproxy")
-        yield Proxy(name, _bgproxy_version(python), port, _bgproxy_workers(supervisor.pid))
+        tls_port = int(found["tls"][0].rpartition(":")[2]) if found["tls"] else 0
+        yield Proxy(name, _bgproxy_version(python), port, _bgproxy_workers(supervisor.pid), tls_port)
 
 
 def _forwards(port: int) -> bool:

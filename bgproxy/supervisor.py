@@ -20,6 +20,7 @@ from bgproxy import log
 from bgproxy.controlplane.admin.app import start_admin
 from bgproxy.controlplane.admin.control import Control
 from bgproxy.controlplane.admin.metrics import Metrics
+from bgproxy.controlplane.certificates import Certificates
 from bgproxy.controlplane.checklist import Checklist
 from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.listeners import Listeners
@@ -35,7 +36,7 @@ from bgproxy.controlplane.switcher import Switcher
 from bgproxy.controlplane.workers import COMMAND, Workers
 from bgproxy.errors import EXIT_FAILED, EXIT_OK, StartupError
 from bgproxy.shm.segment import Segment
-from bgproxy.upstream_tls import client_context
+from bgproxy.tls.upstream import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ def run(
     workers_outlive: bool = True,
 ) -> int:
     """Serve until a signal; the exit code. BgproxyError where it cannot start. `ready` gets what addresses.json says:
-    listen (addresses with their real ports), admin (host:port or ""), socket (path or ""), pid.
+    listen and tls (addresses with their real ports), admin (host:port or ""), socket (path or ""), pid.
     Without `workers_outlive` a worker ends even where this process is killed, instead of going on for a successor."""
     command = COMMAND if workers_outlive else (*COMMAND, "--end-with-supervisor")
     log.set_up(config.log.level, config.log.format)
@@ -152,6 +153,11 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     orphans = Orphans.find(directory, emit=events.emit)
     stack.callback(orphans.release)
 
+    certificates = Certificates(config.tls, emit=events.emit)
+    if config.tls.listen:
+        await certificates.start()
+        stack.push_async_callback(certificates.stop)
+
     segment = Segment.create(config.server.workers)
     stack.callback(segment.close)
     segment.live.store(state.epoch, state.live_colour)
@@ -168,7 +174,9 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     if orphans.pids():
         # They serve meanwhile, so no connection may come to wait here before somebody can answer it.
         await _first_verdicts(prober, patience, events)
-    listeners = Listeners.open(config.server.listen, config.server.workers, held_by_orphans=orphans.listen)
+    listeners = Listeners.open(
+        config.server.listen, config.server.workers, tls=config.tls.listen, held_by_orphans=orphans.listen
+    )
     stack.callback(listeners.close)
 
     def write() -> asyncio.Task[None]:
@@ -177,9 +185,9 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     async def record() -> None:
         await asyncio.wait((write(),), timeout=RECORD_BOUND_S)
 
-    workers = Workers(
-        segment, listeners, config.worker_settings(), config.pools, emit=events.emit, record=record, command=command
-    )
+    settings = config.worker_settings(tls_port=listeners.tls_port)
+    workers = Workers(segment, listeners, settings, config.pools, emit=events.emit, record=record, command=command)
+    certificates.tell = workers.certify
     orphans.changed = write
     checklist = Checklist(
         segment,
@@ -205,7 +213,7 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     sampler.start()
     stack.push_async_callback(sampler.stop)
     admin = await start_admin(
-        _control(config, segment, prober, workers, switcher, sampler, events),
+        _control(config, segment, prober, workers, switcher, sampler, events, certificates),
         listen=config.admin.listen,
         socket_path=config.admin.socket,
         tokens=config.admin.tokens,
@@ -224,7 +232,8 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
             hint="what the others said is above; start with --workers 1 to see one of them alone",
         )
     addresses = {
-        "listen": listeners.addresses,
+        "listen": listeners.plain_addresses,
+        "tls": listeners.tls_addresses,
         "admin": str(admin.address or ""),
         "socket": str(config.admin.socket or ""),
         "pid": os.getpid(),
@@ -264,6 +273,7 @@ def _control(
     switcher: Switcher,
     sampler: Sampler,
     events: Events,
+    certificates: Certificates,
 ) -> Control:
     facts = Facts(
         instance=socket.gethostname(),
@@ -272,8 +282,8 @@ def _control(
         config_file=config.source.file,
         config_sha256=config.source.sha256,
     )
-    status = Status(facts, segment, prober, workers, switcher, sampler)
-    metrics = Metrics(segment, prober)
+    status = Status(facts, segment, prober, workers, switcher, sampler, tls=certificates.report)
+    metrics = Metrics(segment, prober, certificates)
     events.listen(metrics.switches.told)
     return Control(switcher, status, metrics, default_wait=config.switch.wait)
 
@@ -283,7 +293,7 @@ def _record_workers(
 ) -> asyncio.Task[None]:
     """So that the next supervisor finds them, should this one be killed. Written in the background, in order."""
     own = [recorded for worker in workers.living() if (recorded := describe(worker.pid, worker.argv))]
-    listen = {*listeners.addresses, *map(str, config.server.listen), *orphans.listen}
+    listen = {*listeners.addresses, *map(str, (*config.server.listen, *config.tls.listen)), *orphans.listen}
     record = Record((*own, *orphans.living()), tuple(sorted(listen)))
     task = asyncio.ensure_future(store.in_thread(lambda: write_record(config.state.dir, record)))
     task.add_done_callback(_recorded)

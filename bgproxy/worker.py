@@ -1,6 +1,6 @@
 """The data plane's composition root: one process that forwards, told what to do on its control socket.
 
-    python -m bgproxy.worker --slot N --segment-fd F --control-fd F --listen-fds F,F
+    python -m bgproxy.worker --slot N --segment-fd F --control-fd F --listen-fds F,F [--tls-listen-fds F,F]
 
 It outlives its supervisor: when the control socket closes, it goes on forwarding on the last word. It leaves where it
 was not configured yet (then nobody knows of it), or was started with --end-with-supervisor.
@@ -15,12 +15,16 @@ import gc
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Sequence
 
 import uvloop
 
+from bgproxy.core.certificates import TlsMaterial
 from bgproxy.core.messages import (
+    Certified,
+    Certify,
     Configure,
     Drain,
     Drained,
@@ -38,6 +42,8 @@ from bgproxy.dataplane.listener import Listener
 from bgproxy.dataplane.plane import DataPlane
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
+from bgproxy.tls import openssl
+from bgproxy.tls.contexts import Contexts, ignore_names_that_are_no_text
 
 
 class Worker:
@@ -50,12 +56,13 @@ class Worker:
         number: int,
         listen_fds: Sequence[int],
         *,
+        tls_listen_fds: Sequence[int] = (),
         end_with_supervisor: bool = False,
     ) -> None:
         self._end_with_supervisor = end_with_supervisor
         self._segment = segment
         self._slot = segment.slots[number]
-        self._listen_fds = listen_fds
+        self._listen_fds, self._tls_listen_fds = listen_fds, tls_listen_fds
         self._plane = DataPlane(loop, segment, number, self._say)
         self._listener = Listener(self._plane)
         self._control: asyncio.WriteTransport | None = None
@@ -87,10 +94,20 @@ class Worker:
                 if not self._ready:
                     self._ready = True
                     self._loop.create_task(self._start())
+            case Certify(material=material):
+                self._say(Certified(material.version, self._certify(material)))
             case Published():
                 self._say(Seen(self.look()))
             case Drain(timeout_s=timeout_s):
                 self.leave(timeout_s)
+
+    def _certify(self, material: TlsMaterial) -> str:
+        """Why not, "" where these certificates are in use now. Connections that are open keep the ones they have."""
+        try:
+            self._plane.certificates = Contexts(material, tune=openssl.tune)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def look(self) -> int:
         """Read the live word and say so. No request is between reading the word and being counted: that is one block
@@ -105,6 +122,7 @@ class Worker:
         self._plane.deadlines.start()
         self.look()
         await self._listener.open(self._listen_fds)
+        await self._listener.open(self._tls_listen_fds, tls=True)
         self._slot.cells[slot.PID] = os.getpid()
         gc.collect()
         gc.freeze()  # what is there now stays: no collection looks at it again
@@ -161,6 +179,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         segment,
         arguments.slot,
         arguments.listen_fds,
+        tls_listen_fds=arguments.tls_listen_fds,
         end_with_supervisor=arguments.end_with_supervisor,
     )
     loop.add_signal_handler(signal.SIGTERM, worker.leave)
@@ -173,7 +192,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
 
 def _descriptors(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    return [int(part) for part in text.split(",") if part]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,9 +201,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--segment-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fds", type=_descriptors, required=True)
+    parser.add_argument("--tls-listen-fds", type=_descriptors, default=[])
     parser.add_argument("--end-with-supervisor", action="store_true")
     arguments = parser.parse_args(argv)
     tune_allocator()
+    ignore_names_that_are_no_text()
     # A request makes no cycles; the young generation need not be looked at every 700 objects.
     gc.set_threshold(50_000, 20, 50)
     uvloop.run(_serve(arguments))

@@ -44,6 +44,7 @@ def run(file: Path | None, **flags: Any) -> int:
 def announce(addresses: Mapping[str, Any]) -> None:
     """Say where it listens, once it does. Port 0 has become a real one by now."""
     lines = [f"listening on {address}" for address in addresses["listen"]]
+    lines += [f"listening with TLS on {address}" for address in addresses.get("tls", ())]
     lines += [f"admin API on {addresses[name]}" for name in ("admin", "socket") if addresses.get(name)]
     # A proxy that serves must not end because nobody reads its greeting.
     with contextlib.suppress(OSError):

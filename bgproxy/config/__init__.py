@@ -73,7 +73,7 @@ def load(path: Path | None, *, flags: Flags | None = None, env: Mapping[str, str
         env,
         {
             key: _working_directory() if key in origins else here
-            for key in (("state", "dir"), ("admin", "socket"), ERROR_PAGES, _ACCESS, *UPSTREAM_FILES)
+            for key in (("state", "dir"), ("admin", "socket"), ERROR_PAGES, _ACCESS, *UPSTREAM_FILES, *_TLS)
         },
     )
     config = resolve(root, problems, around, Source(file=document.name, sha256=document.sha256))
@@ -82,6 +82,7 @@ def load(path: Path | None, *, flags: Flags | None = None, env: Mapping[str, str
 
 
 _ACCESS = ("log", "access_file")
+_TLS = (("tls", "certificates"), ("tls", "client_ca"))
 
 
 def _settings(env: Mapping[str, str], flags: Flags) -> tuple[list[Setting], list[str]]:

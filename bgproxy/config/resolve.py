@@ -15,6 +15,7 @@ from bgproxy.config.error_pages import KEY as ERROR_PAGES
 from bgproxy.config.error_pages import read_error_pages
 from bgproxy.config.problems import Problems
 from bgproxy.config.schema import AdminSection, PoolSection, Root
+from bgproxy.config.tls import resolve_tls
 from bgproxy.config.upstreams import pool, read_tls, warnings
 from bgproxy.config.values import Admin, Config, Log, Server, Source, State
 from bgproxy.core.model import Address, PoolTable, parse_address
@@ -32,6 +33,9 @@ def resolve(root: Root, problems: Problems, around: Surroundings, source: Source
     """The whole configuration; where it is not sound, `problems` has grown and the result must not be used."""
     state_dir = _state_dir(root.state.dir, problems, around)
     health = root.health
+    tls, tls_warnings = resolve_tls(
+        root.tls, root.server.listen, problems, lambda text, key: _absolute(text, ("tls", key), around)
+    )
     if health.method == "HEAD" and health.expect_body:
         problems.add(("health", "expect_body"), 'an answer to HEAD has no body; expected method = "GET"')
     _check_proxy_protocol(root.server, problems)
@@ -53,7 +57,8 @@ def resolve(root: Root, problems: Problems, around: Surroundings, source: Source
         log=_log(root.log, around),
         error_pages=_error_pages(root.server.error_pages, problems, around),
         source=source,
-        warnings=_warnings(root),
+        tls=tls,
+        warnings=(*_warnings(root), *tls_warnings),
     )
 
 
@@ -177,7 +182,7 @@ def _admin(root: Root, state_dir: Path, problems: Problems, around: Surroundings
     if admin.listen is None and socket is None and not problems.touch(("admin",)):
         problems.add(("admin", "listen"), "no listen address and no socket: nobody could switch; expected one of them")
     if admin.listen:
-        _check_admin_listen(admin, admin.listen, root.server.listen, problems)
+        _check_admin_listen(admin, admin.listen, (*root.server.listen, *root.tls.listen), problems)
     _check_tokens(admin, problems)
     hosts = tuple(dict.fromkeys(host.lower() for host in admin.allowed_hosts))
     return Admin(listen=admin.listen, socket=socket, tokens=admin.tokens, allowed_hosts=hosts)
@@ -206,7 +211,9 @@ def _check_admin_listen(admin: AdminSection, listen: Address, traffic: tuple[Add
         )
     identity = same_address(listen)
     if identity is not None and identity in [same_address(address) for address in traffic]:
-        problems.add(("admin", "listen"), f"'{listen}' is in [server] listen too; expected an address of its own")
+        problems.add(
+            ("admin", "listen"), f"'{listen}' is in [server] listen or [tls] listen too; expected an address of its own"
+        )
 
 
 def _is_loopback(host: str) -> bool:

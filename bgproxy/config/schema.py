@@ -23,6 +23,8 @@ from bgproxy.config.kinds import (
 )
 from bgproxy.config.locate import Path
 from bgproxy.config.nodes import ListOf, MapOf, Node, Section, TextOrTable
+from bgproxy.config.tls import SECTION as TLS
+from bgproxy.config.tls import TlsSection
 from bgproxy.config.values import Health, Log, ProbeHeaders, Role, Server, Switch, Token, usable_cores
 from bgproxy.core.model import Address
 from bgproxy.core.settings import TRUSTED_UNIX, HeaderSettings, Limits, Timeouts, UpstreamSettings
@@ -83,6 +85,7 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     admin: AdminSection = AdminSection()
     headers: HeaderSettings = HeaderSettings()
     log: Log = Log()
+    tls: TlsSection = TlsSection()
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -91,6 +94,7 @@ _FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"
 # A request id in one of these would change what the message means.
 _TAKEN_FIELDS = (
     "Host|Connection|Content-.*|Transfer-Encoding|Te|Trailer|Upgrade|Expect|Via|Forwarded|X-Forwarded-.*|X-BG-.*|"
+    "Client-Cert.*|X-Client-Cert-.*|"
     "Accept|Allow|Cache-Control|Date|Retry-After|Server|Vary|X-Content-Type-Options"
 )
 _MAYBE_PATH = r"[^\0-\x1f]{0,4096}"
@@ -136,7 +140,7 @@ ROOT = Section(
         "server": Section(
             Server,
             {
-                "listen": ListOf(address(port_zero=True), at_least=1, at_most=64, identity=same_address),
+                "listen": ListOf(address(port_zero=True), at_most=64, identity=same_address),
                 "workers": number_or("auto", 1, 256, usable_cores),
                 "error_pages": text('a directory, or "" for none', r"[^\0-\x1f]{0,4096}"),
                 "trusted_proxies": ListOf(network(TRUSTED_UNIX), identity=str),
@@ -164,6 +168,7 @@ ROOT = Section(
                 ),
             },
         ),
+        "tls": TLS,
         "pools": Section(Pools, {"blue": _pool(), "green": _pool()}),
         "upstream": Section(
             UpstreamSection,

@@ -12,7 +12,7 @@ from bgproxy.config.references import read_bytes
 from bgproxy.config.schema import PoolSection, Root, UpstreamEntry
 from bgproxy.core.model import Address, Pool, Upstream
 from bgproxy.core.settings import UpstreamTls
-from bgproxy.upstream_tls import BadFile, client_context, system_store_is_empty
+from bgproxy.tls.upstream import BadFile, client_context, system_store_is_empty
 
 SECTION = ("upstream", "tls")
 UPSTREAM_FILES = tuple((*SECTION, key) for key in ("ca", "cert", "key"))

@@ -8,10 +8,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from bgproxy.config.certificates import Tls
 from bgproxy.core.model import BLUE, Address, Colour, PoolTable
 from bgproxy.core.settings import (
     AccessLogSettings,
     HeaderSettings,
+    HttpsSettings,
     Limits,
     Timeouts,
     UpstreamSettings,
@@ -121,10 +123,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     headers: HeaderSettings
     log: Log
     error_pages: dict[str, str] = {}  # what is in [server] error_pages: file name → text
+    tls: Tls = Tls()
     source: Source = Source()
     warnings: tuple[str, ...] = ()
 
-    def worker_settings(self) -> WorkerSettings:
+    def worker_settings(self, *, tls_port: int = 443) -> WorkerSettings:
+        """`tls_port` is the port of the first address that speaks TLS."""
+        redirect_port = tls_port if self.tls.redirect_port < 0 else self.tls.redirect_port
         return WorkerSettings(
             timeouts=self.server.timeouts,
             limits=self.server.limits,
@@ -135,4 +140,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             error_pages=self.error_pages,
             proxy_protocol=self.server.proxy_protocol,
             upstream_tls=self.upstream_tls,
+            https=HttpsSettings(hsts=int(self.tls.hsts), redirect_port=redirect_port),
         )

@@ -12,7 +12,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from bgproxy.core.model import Address
+from bgproxy.core.model import Address, parse_address
 from bgproxy.errors import StartupError
 
 if TYPE_CHECKING:
@@ -43,38 +43,70 @@ class UnixPath:
 
 
 class Listeners:
-    """Every listening socket, by worker slot. `addresses` are the chosen ones, with the ports that 0 became."""
+    """Every listening socket, by worker slot. `addresses` are the chosen ones, with the ports that 0 became;
+    `tls_addresses` those of them that speak TLS."""
 
     def __init__(self, workers: int) -> None:
         self.addresses: list[str] = []
+        self._plain = 0  # the first so many of `addresses`,
+        self._plain_sockets = 0  # and the first so many sockets of each slot
         self._by_slot: list[list[socket.socket]] = [[] for _ in range(workers)]
         self._paths: list[UnixPath] = []
 
     @classmethod
-    def open(cls, addresses: Sequence[Address], workers: int, *, held_by_orphans: Collection[str] = ()) -> Listeners:
+    def open(
+        cls,
+        addresses: Sequence[Address],
+        workers: int,
+        *,
+        tls: Sequence[Address] = (),
+        held_by_orphans: Collection[str] = (),
+    ) -> Listeners:
         """StartupError names the address. `held_by_orphans` may be taken although somebody listens there: our own
         workers of an earlier supervisor, which go on serving until the new ones do."""
         listeners = cls(workers)
         try:
-            for address in addresses:
-                takeover = str(address) in held_by_orphans
-                if address.is_unix:
-                    listeners._open_unix(address, takeover)
-                else:
-                    listeners._open_tcp(address, takeover)
+            listeners._open_all(addresses, held_by_orphans)
+            listeners._plain, listeners._plain_sockets = len(listeners.addresses), len(listeners._by_slot[0])
+            listeners._open_all(tls, held_by_orphans)
         except BaseException:
             listeners.close()
             raise
         return listeners
 
+    @property
+    def plain_addresses(self) -> list[str]:
+        return self.addresses[: self._plain]
+
+    @property
+    def tls_addresses(self) -> list[str]:
+        return self.addresses[self._plain :]
+
+    @property
+    def tls_port(self) -> int:
+        """Of the first TCP address that speaks TLS; 443 where there is none."""
+        addresses = (parse_address(text) for text in self.tls_addresses)
+        return next((address.port for address in addresses if not address.is_unix), 443)
+
     def fds(self, slot: int) -> list[int]:
-        return [sock.fileno() for sock in self._by_slot[slot]]
+        return [sock.fileno() for sock in self._by_slot[slot][: self._plain_sockets]]
+
+    def tls_fds(self, slot: int) -> list[int]:
+        return [sock.fileno() for sock in self._by_slot[slot][self._plain_sockets :]]
 
     def close(self) -> None:
         for path in self._paths:
             path.remove()
         for sock in {sock for sockets in self._by_slot for sock in sockets}:
             sock.close()
+
+    def _open_all(self, addresses: Sequence[Address], held_by_orphans: Collection[str]) -> None:
+        for address in addresses:
+            takeover = str(address) in held_by_orphans
+            if address.is_unix:
+                self._open_unix(address, takeover)
+            else:
+                self._open_tcp(address, takeover)
 
     def _open_tcp(self, address: Address, takeover: bool) -> None:
         port = address.port

@@ -17,7 +17,7 @@ import aiohttp
 
 from bgproxy import __version__
 from bgproxy.core.health import Check, StatusRanges, judge
-from bgproxy.upstream_tls import why
+from bgproxy.tls.upstream import why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -78,12 +78,14 @@ class Status:
         switcher: Switching,
         sampler: Sampler,
         *,
+        tls: Callable[[], dict[str, Any] | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._facts, self._segment, self._prober = facts, segment, prober
         self._workers, self._switcher, self._sampler = workers, switcher, sampler
         self._clock, self._wall = clock, wall
+        self._tls = tls
         self._started, self._started_at = clock(), wall()
 
     def document(self) -> dict[str, Any]:
@@ -104,6 +106,7 @@ class Status:
             "last_switch": self._last_switch(),
             "pools": {colour.label: self._pool(colour, live.colour) for colour in COLOURS},
             "workers": self._workers_section(),
+            "tls": self._tls(),
             "config": {
                 "file": self._facts.config_file or None,
                 "sha256": self._facts.config_sha256 or None,

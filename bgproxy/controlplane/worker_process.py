@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from bgproxy.core import messages
-from bgproxy.core.messages import Drained, Ejected, Ready, Seen, TableAccepted
+from bgproxy.core.messages import Certified, Drained, Ejected, Ready, Seen, TableAccepted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from bgproxy.core.messages import Configure, ToWorker
+    from bgproxy.core.messages import Certify, Configure, ToWorker
 
 
 async def nothing() -> None:
@@ -39,6 +39,7 @@ class WorkerProcess(asyncio.Protocol):
         changed: Callable[[], None],
         gone: Callable[[WorkerProcess], None],
         ejected: Callable[[WorkerProcess, Ejected], None],
+        certified: Callable[[WorkerProcess, Certified], None] = lambda worker, report: None,
         broken: Callable[[WorkerProcess, str], None],
     ) -> None:
         self.number = number
@@ -53,6 +54,7 @@ class WorkerProcess(asyncio.Protocol):
         self.drained: Drained | None = None
         self.exit_status = 0  # negative: the signal that ended it
         self._changed, self._gone, self._ejected, self._broken = changed, gone, ejected, broken
+        self._certified = certified
         self._lines = messages.LineSplitter()
         self._transport: asyncio.Transport | None = None
         self._pidfd = -1
@@ -64,10 +66,13 @@ class WorkerProcess(asyncio.Protocol):
         *,
         segment_fd: int,
         listen_fds: Sequence[int],
+        tls_listen_fds: Sequence[int] = (),
         configure: Configure,
+        certify: Callable[[], Certify | None] = lambda: None,
         recorded: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
-        """OSError where the system has no process to give. `recorded` tells a successor of it before it serves."""
+        """OSError where the system has no process to give. `recorded` tells a successor of it before it serves;
+        `certify` is asked late, for the certificates of that moment."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -76,12 +81,13 @@ class WorkerProcess(asyncio.Protocol):
                 *command,
                 *("--slot", str(self.number), "--segment-fd", str(segment_fd)),
                 *("--control-fd", str(theirs.fileno()), "--listen-fds", fds),
+                *(("--tls-listen-fds", ",".join(map(str, tls_listen_fds))) if tls_listen_fds else ()),
             )
             try:
                 self._process = subprocess.Popen(  # noqa: ASYNC220  returns after exec, in milliseconds; nothing to await
                     self.argv,
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(segment_fd, theirs.fileno(), *listen_fds),
+                    pass_fds=(segment_fd, theirs.fileno(), *listen_fds, *tls_listen_fds),
                     process_group=0,  # Ctrl-C in a terminal is for the supervisor, which then asks its workers to drain
                 )
             except BaseException:
@@ -102,6 +108,8 @@ class WorkerProcess(asyncio.Protocol):
         # A worker that has no configuration yet ends with us; one that has it serves on, so somebody must know of it.
         await recorded()
         if not self.dead:
+            if (certificates := certify()) is not None:
+                self.send(certificates)
             self.send(configure)
             self.configured = True
 
@@ -159,6 +167,8 @@ class WorkerProcess(asyncio.Protocol):
                 self.drained = message
             case Ejected():
                 self._ejected(self, message)
+            case Certified():
+                self._certified(self, message)
         self._changed()
 
     def _ended(self) -> None:

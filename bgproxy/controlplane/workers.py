@@ -18,7 +18,7 @@ from bgproxy.controlplane.ejections import Ejections
 from bgproxy.controlplane.heartbeats import Heartbeats
 from bgproxy.controlplane.worker_process import WorkerProcess, nothing
 from bgproxy.core.gates import WorkerView
-from bgproxy.core.messages import Configure, Drain, Published
+from bgproxy.core.messages import Certify, Configure, Drain, Published
 from bgproxy.core.model import COLOURS
 from bgproxy.shm import worker_slot
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from bgproxy.controlplane.events import Emit
     from bgproxy.controlplane.listeners import Listeners
-    from bgproxy.core.messages import Ejected
+    from bgproxy.core.certificates import TlsMaterial
+    from bgproxy.core.messages import Certified, Ejected
     from bgproxy.core.model import Colour, PoolTable
     from bgproxy.core.settings import WorkerSettings
     from bgproxy.shm.segment import Segment
@@ -76,6 +77,7 @@ class Workers:
     ) -> None:
         self._segment, self._listeners, self._emit, self._command = segment, listeners, emit, command
         self._configure = Configure(settings, table)
+        self._certificates: Certify | None = None
         self._record = record
         self._heartbeats = Heartbeats(
             segment, self.living, self._put_down, heartbeat_bound_s=heartbeat_bound_s, start_bound_s=start_bound_s
@@ -141,6 +143,13 @@ class Workers:
         await self._bell.until(lambda: all(worker.has_seen(epoch) for worker in audience), timeout_s)
         return [worker for worker in audience if not worker.has_seen(epoch)]
 
+    def certify(self, material: TlsMaterial) -> None:
+        """New handshakes use these certificates, in the workers that there are and in all that come."""
+        self._certificates = Certify(material)
+        for worker in self.living():
+            if worker.configured:
+                worker.send(self._certificates)
+
     async def kill_and_replace(self, worker: WorkerProcess, reason: str) -> bool:
         """True once it is dead, and then its replacement is on its way; False where that could not be seen in time."""
         self._put_down(worker, reason)
@@ -174,7 +183,12 @@ class Workers:
 
     async def _spawn(self, slot: _Slot) -> None:
         worker = WorkerProcess(
-            slot.number, changed=self._bell.ring, gone=self._gone, ejected=self._ejected, broken=self._broken
+            slot.number,
+            changed=self._bell.ring,
+            gone=self._gone,
+            ejected=self._ejected,
+            certified=self._certified,
+            broken=self._broken,
         )
         try:
             slot.worker = worker
@@ -182,7 +196,9 @@ class Workers:
                 self._command,
                 segment_fd=self._segment.fd,
                 listen_fds=self._listeners.fds(slot.number),
+                tls_listen_fds=self._listeners.tls_fds(slot.number),
                 configure=self._configure,
+                certify=lambda: self._certificates,
                 recorded=self._record,
             )
         except OSError as error:
@@ -233,6 +249,10 @@ class Workers:
 
     def _ejected(self, worker: WorkerProcess, report: Ejected) -> None:
         self._ejections.add(worker.number, report)
+
+    def _certified(self, worker: WorkerProcess, report: Certified) -> None:
+        if report.error:
+            self._emit("tls_not_taken", worker=worker.number, version=report.version, error=report.error)
 
     def _unfinished(self, worker: WorkerProcess) -> Cut:
         cells = self._segment.slots[worker.number].cells

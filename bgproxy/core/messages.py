@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from bgproxy.core.certificates import TlsMaterial
 from bgproxy.core.model import PoolTable
 from bgproxy.core.settings import WorkerSettings
 
@@ -20,6 +21,15 @@ class Configure(msgspec.Struct, frozen=True, tag="configure"):
 
     settings: WorkerSettings
     table: PoolTable
+
+
+class Certify(msgspec.Struct, frozen=True, tag="certify"):
+    """Supervisor → worker: show these certificates in every handshake from now on; answered by Certified.
+
+    Before the first Configure where there are addresses that speak TLS. It holds private keys.
+    """
+
+    material: TlsMaterial
 
 
 class Published(msgspec.Struct, frozen=True, tag="published"):
@@ -62,6 +72,13 @@ class Ejected(msgspec.Struct, frozen=True, tag="ejected"):
     error: str
 
 
+class Certified(msgspec.Struct, frozen=True, tag="certified"):
+    """Worker → supervisor: this set of certificates is in use; with an `error` it is not, and the last one still is."""
+
+    version: int
+    error: str = ""
+
+
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """Worker → supervisor: no connection is left; what had to be cut at the deadline."""
 
@@ -69,8 +86,8 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     cut_streams: int
 
 
-ToWorker: TypeAlias = Configure | Published | Drain
-ToSupervisor: TypeAlias = Ready | TableAccepted | Seen | Ejected | Drained
+ToWorker: TypeAlias = Configure | Certify | Published | Drain
+ToSupervisor: TypeAlias = Ready | TableAccepted | Seen | Ejected | Certified | Drained
 
 _encode = msgspec.json.Encoder().encode
 _decode_to_worker = msgspec.json.Decoder(ToWorker).decode

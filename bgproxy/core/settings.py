@@ -73,6 +73,14 @@ class AccessLogSettings(msgspec.Struct, frozen=True):
 TRUSTED_UNIX = "unix"
 
 
+class HttpsSettings(msgspec.Struct, frozen=True):
+    """`hsts` is a max-age in seconds, 0 for no such field; `redirect_port` is the port of https to which plain requests
+    are sent, 0 where they are served."""
+
+    hsts: int = 0
+    redirect_port: int = 0
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything a worker is told about its work, besides the pool table.
 
@@ -89,3 +97,4 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     error_pages: dict[str, str] = {}  # file name → text, as core.error_pages takes them
     proxy_protocol: bool = False
     upstream_tls: UpstreamTls = UpstreamTls()
+    https: HttpsSettings = HttpsSettings()

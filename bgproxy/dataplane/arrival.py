@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from bgproxy.dataplane.downstream import FIRST_REQUEST_NS, Downstream
+from bgproxy.dataplane.downstream import FIRST_REQUEST_NS
 from bgproxy.shm import worker_slot as slot
 from bgproxy.wire import proxy_protocol
 from bgproxy.wire.forwarded import address_of
 from bgproxy.wire.proxy_protocol import BadIntroduction, Introduction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bgproxy.dataplane.downstream import Downstream
     from bgproxy.dataplane.plane import DataPlane
+    from bgproxy.dataplane.tls import TlsTransport
+
+Accepted: TypeAlias = "Callable[[Introduction], Downstream | TlsTransport]"
 
 ACCEPTS_AT_ONCE: Final = 64  # then the connections that are there already have their turn
 # No descriptor is left, or no memory: the listener stays readable, and asking it at once again would only spin.
@@ -26,12 +31,12 @@ RETRY_S: Final = 0.1
 
 
 class Acceptor:
-    """In place of an asyncio server for one listening socket. `context` is for connections that go on with TLS."""
+    """In place of an asyncio server for one listening socket. `accepted` makes what goes on with a connection."""
 
-    def __init__(self, plane: DataPlane, listener: socket.socket, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, plane: DataPlane, listener: socket.socket, accepted: Accepted) -> None:
         self._plane = plane
         self._listener = listener
-        self._context = context
+        self._accepted = accepted
         self._retry: asyncio.TimerHandle | None = None
         listener.setblocking(False)
         self._listen()
@@ -63,7 +68,7 @@ class Acceptor:
             sock.close()  # without an answer: who knows whether it speaks TLS
         else:
             sock.setblocking(False)
-            Arrival(plane, sock, self._context)
+            Arrival(plane, sock, self._accepted)
 
     def close(self) -> None:
         if self._retry is not None:
@@ -74,16 +79,14 @@ class Acceptor:
 
 
 class Arrival:
-    """A connection until it has been introduced, and has agreed on TLS where it is to. `deadline`: for all of it."""
+    """A connection until it has been introduced. `deadline`: for all of the header."""
 
-    __slots__ = ("_context", "_handover", "_plane", "_sock", "_taken", "deadline", "introduction")
+    __slots__ = ("_accepted", "_handover", "_plane", "_sock", "_taken", "deadline")
 
-    introduction: Introduction  # from the handover on
-
-    def __init__(self, plane: DataPlane, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    def __init__(self, plane: DataPlane, sock: socket.socket, accepted: Accepted) -> None:
         self._plane = plane
         self._sock = sock
-        self._context = context
+        self._accepted = accepted
         self._taken = b""
         self._handover: asyncio.Task[None] | None = None
         self.deadline = plane.clock() + plane.header_ns
@@ -107,18 +110,18 @@ class Arrival:
             self._refuse(is_counted=False)
             return
         if read is not None and len(self._taken) == read.length:
-            self.introduction = read
             self._plane.loop.remove_reader(self._sock)
-            self._handover = self._plane.spawn(self._hand_over())
+            self._handover = self._plane.spawn(self._hand_over(read))
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self, introduction: Introduction) -> None:
         plane = self._plane
-        client = Downstream(plane, self)
+        plane.clients.discard(self)  # the same connection: not counted twice
+        client = self._accepted(introduction)
         try:
-            await plane.loop.connect_accepted_socket(lambda: client, self._sock, ssl=self._context)
+            await plane.loop.connect_accepted_socket(lambda: client, self._sock)
             if plane.draining:
                 client.drain()
-        except OSError:  # it has left, or TLS was not to be agreed on
+        except OSError:  # it has left
             self._sock.close()
         finally:
             self._end()

@@ -26,8 +26,8 @@ from bgproxy.wire.request import (
 )
 
 if TYPE_CHECKING:
-    from bgproxy.dataplane.arrival import Arrival
     from bgproxy.dataplane.plane import DataPlane
+    from bgproxy.wire.proxy_protocol import Introduction
 
 # A client that has half-closed is served as long as response bytes flow; quiet for this long, it is taken for gone.
 HALF_CLOSED_NS: Final = 2_000_000_000
@@ -42,11 +42,11 @@ class Downstream(Connection):
     request will be read; `closing` where nothing more will be said.
     """
 
-    __slots__ = ("_arrival", "_buffer", "_eof", "closing", "exchange", "must_close", "peer", "upload")
+    __slots__ = ("_buffer", "_eof", "_introduction", "added", "closing", "exchange", "must_close", "peer", "upload")
 
-    def __init__(self, plane: DataPlane, arrival: Arrival | None = None) -> None:
+    def __init__(self, plane: DataPlane, introduction: Introduction | None = None) -> None:
         super().__init__(plane)
-        self._arrival = arrival
+        self._introduction = introduction
         self.exchange: Exchange | None = None
         self.upload: Upload | None = None
         self.must_close = False
@@ -59,13 +59,8 @@ class Downstream(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         plane = self._plane
-        arrival, self._arrival = self._arrival, None
-        if arrival is None:
-            self.peer = Peer(plane, transport)
-        else:
-            self.peer = Peer(plane, transport, arrival.introduction)
-            arrival.deadline = 0
-            plane.clients.discard(arrival)  # the same connection: not counted twice
+        self.peer = Peer(plane, transport, self._introduction)
+        self.added = plane.hsts_line if self.peer.proto == b"https" else b""
         plane.clients.add(self)
         plane.cells[slot.CONNECTIONS_TOTAL] += 1
         if len(plane.clients) > plane.settings.limits.connections:

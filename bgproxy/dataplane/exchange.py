@@ -244,7 +244,7 @@ class Exchange:
             self._framing = IN_CHUNKS if self.request.minor == 1 else UNTIL_THE_END
             if response.is_event_stream:
                 self._become(slot.EVENT_STREAMS)
-        added = plane.expose(self.word) if plane.exposes else b""
+        added = client.added + plane.expose(self.word) if plane.exposes else client.added
         if self._framing == UNTIL_THE_END or client.closes_after_this():
             client.must_close = True
             added += b"\r\nConnection: close"
@@ -262,7 +262,7 @@ class Exchange:
             self.response_complete()
             return
         self.status = response.status
-        data = encode.plain_response(response, body)
+        data = encode.plain_response(response, client.added, body)
         self.response_bytes = len(data)
         turn = plane.turn
         if not turn.outbox:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from bgproxy.wire import forwarded
+from bgproxy.wire import client_certificate, forwarded
 from bgproxy.wire.proxy_protocol import Introduction
 from bgproxy.wire.request import RequestHead
 
@@ -21,7 +21,17 @@ class Peer:
     client who is trusted or not, because what the connection carries are the client's own words.
     """
 
-    __slots__ = ("_asked", "_plane", "_transport", "address", "is_trusted", "usual_host", "usual_lines")
+    __slots__ = (
+        "_asked",
+        "_certificate_line",
+        "_plane",
+        "_transport",
+        "address",
+        "is_trusted",
+        "proto",
+        "usual_host",
+        "usual_lines",
+    )
 
     def __init__(
         self, plane: DataPlane, transport: asyncio.BaseTransport, introduction: Introduction | None = None
@@ -37,6 +47,8 @@ class Peer:
             self.is_trusted = plane.is_trusted(self.address)
         else:
             self.is_trusted = False  # somebody's connection, but nobody says whose
+        self.proto = b"http" if transport.get_extra_info("ssl_object") is None else b"https"
+        self._certificate_line = client_certificate.line(transport.get_extra_info("peercert"))
         self.usual_host: bytes | None = None
         self.usual_lines = b""
 
@@ -44,8 +56,9 @@ class Peer:
         """Whole lines about where this request comes from, with its Host."""
         host = request.host or self._own_address()
         if request.found is not None and self.is_trusted:
-            return forwarded.lines_behind_proxy(self.address, b"http", host, request.found)
-        self.usual_host, self.usual_lines = request.host, forwarded.lines(self.address, b"http", host)
+            return forwarded.lines_behind_proxy(self.address, self.proto, host, request.found) + self._certificate_line
+        lines = forwarded.lines(self.address, self.proto, host) + self._certificate_line
+        self.usual_host, self.usual_lines = request.host, lines
         return self.usual_lines
 
     def request_id_line(self, request: RequestHead) -> bytes:
@@ -56,7 +69,7 @@ class Peer:
 
     def may_ask_for(self, scheme: bytes) -> bool:
         """RFC 9110 7.4: for an https resource only over TLS, or through a trusted proxy that had it so."""
-        return scheme != b"https" or self.is_trusted
+        return scheme != b"https" or self.proto == b"https" or self.is_trusted
 
     def _own_address(self) -> bytes:
         """For the Host of an HTTP/1.0 request without one: the address that the client used."""

@@ -22,7 +22,8 @@ from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
-from bgproxy.upstream_tls import client_context
+from bgproxy.tls.contexts import Contexts
+from bgproxy.tls.upstream import client_context
 from bgproxy.wire.forwarded import UNKNOWN
 from bgproxy.wire.replies import Replies
 from bgproxy.wire.request import RequestReader
@@ -36,7 +37,7 @@ def _ns(seconds: float) -> int:
 
 
 class Client(Protocol):
-    """A client's connection, from accept to close: an Arrival, then a Downstream."""
+    """A client's connection, from accept to close: an Arrival, a TLS handshake, then a Downstream."""
 
     def drain(self) -> None:
         """Begin nothing further, and leave soon."""
@@ -65,6 +66,7 @@ class DataPlane:
         "board",
         "body_idle_ns",
         "cells",
+        "certificates",
         "client_body_ns",
         "clients",
         "clock",
@@ -74,6 +76,7 @@ class DataPlane:
         "exposes",
         "head_bytes",
         "header_ns",
+        "hsts_line",
         "http_date",
         "keep_alive_ns",
         "live",
@@ -109,6 +112,7 @@ class DataPlane:
         self.deadlines = Deadlines(loop)
         self.deadlines.on_tick = self._on_tick
         self.clients: set[Client] = set()
+        self.certificates: Contexts | None = None
         self.tunnels: set[Tunnel] = set()
         self.turn = Turn(loop)
         self.draining = False
@@ -145,8 +149,10 @@ class DataPlane:
             target_bytes=limits.target_bytes,
             request_id=settings.headers.request_id,
         )
-        self.responses = ResponseReader()
         self.replies = Replies(settings.error_pages)
+        hsts = settings.https.hsts
+        self.hsts_line = b"\r\nStrict-Transport-Security: max-age=%d" % hsts if hsts else b""
+        self.responses = ResponseReader(without=("strict-transport-security",) if hsts else ())
         self.resolver = Resolver(self.loop, upstream.dns_refresh)
         networks = [cidr for cidr in settings.trusted_proxies if cidr != TRUSTED_UNIX]
         self._trusted = tuple(map(ipaddress.ip_network, networks))

@@ -16,7 +16,7 @@ from bgproxy.core.model import Upstream
 from bgproxy.core.retry import IDEMPOTENT
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
-from bgproxy.upstream_tls import why
+from bgproxy.tls.upstream import why
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.exchange import Exchange

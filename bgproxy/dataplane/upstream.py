@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from bgproxy.core import failure as failures
 from bgproxy.core.failure import Failure
 from bgproxy.dataplane.flow import Connection
-from bgproxy.upstream_tls import why
+from bgproxy.tls.upstream import why
 from bgproxy.wire.framing import BAD, Decoder, UnframedDecoder, decoder_of
 from bgproxy.wire.response import BadResponse, ReadResponse, ResponseHead
 

@@ -38,6 +38,8 @@ REQUEST_BYTES = COUNTERS + 8  # + colour
 RESPONSE_BYTES = COUNTERS + 10  # + colour
 TUNNELS_TOTAL = COUNTERS + 12  # + colour
 ACCESS_LOG_DROPPED = COUNTERS + 14
+TLS_HANDSHAKES = COUNTERS + 24  # + 1 for those that resumed a session
+REDIRECTS = COUNTERS + 26  # plain requests that were sent to https
 
 REJECTIONS = (
     "bad_request",
@@ -53,6 +55,10 @@ REJECTIONS = (
     "proxy_protocol",  # no PROXY header, a malformed one, or from somebody who is not trusted to send one
     "misdirected",  # 421
     "max_forwards",  # OPTIONS that goes no further: 200
+    "tls_handshake",  # it failed
+    "tls_timeout",  # it did not end in time
+    "plain_on_tls",  # plain HTTP where TLS is spoken
+    "no_certificate",  # a redirect to a name that no certificate covers
 )
 REJECTED = COUNTERS + 32  # + index in REJECTIONS: refused before a colour was chosen, or cut by a limit
 

@@ -31,10 +31,10 @@ def response(head: ResponseHead, added: bytes, body: bytes, *, chunked: bool) ->
     return b"".join(pieces)
 
 
-def plain_response(head: ResponseHead, body: bytes) -> bytes:
-    """A whole response to which nothing is added."""
+def plain_response(head: ResponseHead, added: bytes, body: bytes) -> bytes:
+    """A whole response with its Content-Length. `added` as above."""
     pieces = head.pieces
-    pieces.insert(1, b"\r\nContent-Length: " + head.length)
+    pieces.insert(1, b"\r\nContent-Length: " + head.length + added)
     pieces.append(body)
     return b"".join(pieces)
 

@@ -11,8 +11,8 @@ from bgproxy.wire.fields import as_variable
 UNKNOWN = b"unknown"  # the address of a peer that has none: a unix socket's (RFC 7239 section 6.2)
 VIA = b"\r\nVia: 1.1 bgproxy"
 # Read from a head, so that what an untrusted peer sent can be left out.
-FIELDS = ("forwarded", "x-real-ip")
-PREFIXES = ("x-forwarded-",)
+FIELDS = ("forwarded", "x-real-ip", "client-cert", "client-cert-chain")
+PREFIXES = ("x-forwarded-", "x-client-cert-")
 
 
 def address_of(peername: object) -> bytes:
@@ -53,4 +53,6 @@ def lines_behind_proxy(peer: bytes, proto: bytes, host: bytes, found: dict[bytes
 def _is_further(name: bytes) -> bool:
     if name in (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host") or as_variable(name) != name:
         return False
-    return name in (b"forwarded", b"x-real-ip") or name.startswith(b"x-forwarded-")
+    return name in (b"forwarded", b"x-real-ip", b"client-cert", b"client-cert-chain") or name.startswith(
+        b"x-forwarded-"
+    )

@@ -16,12 +16,13 @@ NEVER_REMOVED = frozenset(
 )
 
 _TRAILERS_REFUSED = frozenset(
-    b"""age authorization cache-control connection content-encoding content-length content-range content-type
+    b"""age authorization cache-control client-cert client-cert-chain connection content-encoding content-length
+    content-range content-type
     cookie date expect expires forwarded host keep-alive location max-forwards pragma proxy-authenticate
     proxy-authorization proxy-connection range retry-after set-cookie te trailer transfer-encoding upgrade vary via
     warning www-authenticate x-real-ip x-request-id""".split()
 )
-_TRAILER_PREFIXES_REFUSED = (b"x-forwarded-", b"x-bg-")
+_TRAILER_PREFIXES_REFUSED = (b"x-forwarded-", b"x-client-cert-", b"x-bg-")
 
 
 def named_by_connection(options: list[bytes]) -> frozenset[bytes]:

@@ -68,3 +68,14 @@ class Replies:
         if not asked.lstrip(b"\r\n").startswith(b"HEAD "):
             lines.append(body)
         return b"".join(lines)
+
+
+def redirection(status: int, location: bytes, *, date: bytes, with_body: bool = True) -> bytes:
+    """A whole response that ends the connection. `location` is an absolute URL of visible ASCII."""
+    phrase = HTTPStatus(status).phrase.encode()
+    body = b"%d %b: %b\n" % (status, phrase, location)
+    head = (
+        b"HTTP/1.1 %d %b\r\nServer: bgproxy\r\nDate: %b\r\nLocation: %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\n\r\n" % (status, phrase, date, location, len(body))
+    )
+    return head + body if with_body else head

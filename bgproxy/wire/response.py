@@ -7,6 +7,7 @@ through `_judge`. RFC 9112 sections 4 and 6.3.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TypeAlias
 
@@ -17,7 +18,7 @@ from bgproxy.wire.fields import KEEP_ALIVE_SPELLINGS, NAMES, PIECES, collect, me
 from bgproxy.wire.framing import AMBIGUOUS, UNTIL_CLOSE, response_body
 from bgproxy.wire.parser import response_grammar
 
-_split = special_fields((*hop_by_hop.RESPONSE, "content-length"), ("x-bg-",)).split
+_SPECIAL = (*hop_by_hop.RESPONSE, "content-length")
 # llhttp would let control characters pass in the reason phrase.
 _status_line = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n").match
 _STATUSES = {b"%d" % status: status for status in range(100, 600)}
@@ -75,14 +76,16 @@ ReadResponse: TypeAlias = ResponseHead | BadResponse
 class ResponseReader:
     """Reads whole heads; one for all upstream connections of a worker."""
 
-    __slots__ = ("_grammar",)
+    __slots__ = ("_grammar", "_split")
 
-    def __init__(self) -> None:
+    def __init__(self, *, without: Sequence[str] = ()) -> None:
+        """`without` are names of further fields that are not relayed."""
         self._grammar = response_grammar()
+        self._split = special_fields((*_SPECIAL, *without), ("x-bg-",)).split
 
     def read(self, head: bytes, data: bytes, method: bytes) -> ReadResponse:
         """`head` ends with its empty line; `data` is what came, from the head on; `method` is that of the request."""
-        parts: list[bytes] = _split(head)
+        parts: list[bytes] = self._split(head)
         shape = _SHAPES.get(tuple(parts[NAMES]))
         if shape is not None:
             length_at, connection_at, _ = shape
@@ -118,7 +121,7 @@ class ResponseReader:
         status = _STATUSES[status_line[1]]
         if not self._grammar.is_head(head):
             return BadResponse("the response head is not valid HTTP/1.1")
-        parts: list[bytes] = _split(head)
+        parts: list[bytes] = self._split(head)
         minor = head[7] - 0x30
         found = collect(parts)
         lengths = found.get(b"content-length", [])

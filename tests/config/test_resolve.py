@@ -174,7 +174,7 @@ def test_on_loopback_it_does_not(tmp_path, host):
 
 def test_admin_and_clients_cannot_share_an_address(tmp_path):
     (problem,) = problems_of(tmp_path, '[admin]\nlisten = "127.0.0.1:8080"')
-    assert "is in [server] listen too" in problem
+    assert "is in [server] listen or [tls] listen too" in problem
     free = Flags(listen=("127.0.0.1:0",), admin="127.0.0.1:0")
     assert load_text(tmp_path, "", flags=free).admin.listen == Address(host="127.0.0.1")
 

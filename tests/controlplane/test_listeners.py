@@ -238,3 +238,23 @@ def test_closing_removes_the_name_once(opened, path):
     listeners.close()
     assert not os.path.exists(path.path)
     listeners.close()
+
+
+def test_addresses_that_speak_tls_are_kept_apart(tmp_path):
+    tls = (Address("127.0.0.1", 0), Address(path=str(tmp_path / "tls.sock")))
+    listeners = Listeners.open((Address("127.0.0.1", 0),), 2, tls=tls)
+    try:
+        assert [len(listeners.fds(slot)) for slot in (0, 1)] == [1, 1]
+        assert [len(listeners.tls_fds(slot)) for slot in (0, 1)] == [2, 2]
+        assert not {*listeners.fds(0), *listeners.fds(1)} & {*listeners.tls_fds(0), *listeners.tls_fds(1)}
+        assert listeners.addresses == [*listeners.plain_addresses, *listeners.tls_addresses]
+        assert listeners.tls_addresses[0] == f"127.0.0.1:{listeners.tls_port}"
+        assert listeners.tls_addresses[1] == f"unix:{tmp_path / 'tls.sock'}"
+    finally:
+        listeners.close()
+
+
+def test_without_a_tls_port_it_is_that_of_https():
+    listeners = Listeners.open((Address("127.0.0.1", 0),), 1)
+    assert (listeners.tls_port, listeners.tls_fds(0), listeners.tls_addresses) == (443, [], [])
+    listeners.close()

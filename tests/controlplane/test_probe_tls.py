@@ -14,7 +14,7 @@ from bgproxy.controlplane.probe import probe
 from bgproxy.core.health import Check
 from bgproxy.core.model import Address
 from bgproxy.core.settings import UpstreamTls
-from bgproxy.upstream_tls import client_context
+from bgproxy.tls.upstream import client_context
 from tests.controlplane.test_probe import Settings
 from tests.support.http_apps import raw_server
 from tests.support.upstream_certificates import ca_pem, cert_pem, key_pem, leaf, server_context

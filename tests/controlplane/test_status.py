@@ -88,7 +88,7 @@ def scene() -> Iterator[Scene]:
 def test_it_has_the_promised_keys(scene):
     document = scene.status.document()
     promised = "schema version instance started_at uptime_s epoch live idle state can_switch rollback last_switch"
-    assert set(document) == {*promised.split(), "at", "pools", "workers", "config"}
+    assert set(document) == {*promised.split(), "at", "pools", "workers", "tls", "config"}
     pool = "role release healthy total min_healthy in_flight streams draining rps error_share latency_s upstreams"
     assert set(document["pools"]["blue"]) == {*pool.split(), "degraded", "age_s", "stale", "traffic_age_s"}
     (upstream,) = document["pools"]["blue"]["upstreams"]
@@ -99,6 +99,7 @@ def test_it_has_the_promised_keys(scene):
     assert set(document["pools"]["blue"]["latency_s"]) == {"p50", "p90", "p99"}
     assert {"configured", "ready", "epochs", "lag_s"} < set(document["workers"])
     assert {"file", "sha256", "loaded_at"} < set(document["config"])
+    assert document["tls"] is None, "without TLS"
     assert (document["schema"], document["version"]) == ("bgproxy.status/1", __version__)
     orjson.dumps(document)
 

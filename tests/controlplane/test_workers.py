@@ -9,6 +9,7 @@ import time
 import pytest
 
 from bgproxy.controlplane import workers as module
+from bgproxy.core.certificates import TlsMaterial
 from bgproxy.core.model import BLUE, GREEN
 from bgproxy.shm import worker_slot
 from tests.support.proxies import FakeProxy, eventually
@@ -257,3 +258,14 @@ async def test_a_worker_inherits_nothing_but_what_it_needs(proxy):
 
 def test_the_real_worker_is_started_with_this_interpreter():
     assert (sys.executable, "-m", "bgproxy.worker") == module.COMMAND
+
+
+async def test_a_worker_that_does_not_take_the_certificates_is_named(make):
+    proxy = make()
+    proxy.modes(w1="no-certificates")
+    proxy.workers.certify(TlsMaterial(4, ()))
+    await proxy.start()
+    await eventually(lambda: proxy.emit.of("tls_not_taken"), "the refusal at the start")
+    proxy.workers.certify(TlsMaterial(5, ()))
+    await eventually(lambda: len(proxy.emit.of("tls_not_taken")) == 2, "the refusal of the change")
+    assert proxy.emit.of("tls_not_taken") == [{"worker": 1, "version": n, "error": "cannot"} for n in (4, 5)]

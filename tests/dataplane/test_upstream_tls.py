@@ -17,7 +17,7 @@ from bgproxy.core.model import parse_upstream
 from bgproxy.core.settings import UpstreamTls, WorkerSettings
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
-from bgproxy.upstream_tls import client_context
+from bgproxy.tls.upstream import client_context
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import Ended, request, response
 from tests.support.upstream_certificates import ca_pem, server_context

@@ -17,7 +17,18 @@ import threading
 import time
 
 from bgproxy.core import messages
-from bgproxy.core.messages import Configure, Drain, Drained, Ejected, Published, Ready, Seen, TableAccepted
+from bgproxy.core.messages import (
+    Certified,
+    Certify,
+    Configure,
+    Drain,
+    Drained,
+    Ejected,
+    Published,
+    Ready,
+    Seen,
+    TableAccepted,
+)
 from bgproxy.shm import worker_slot
 from bgproxy.shm.segment import Segment
 
@@ -58,6 +69,8 @@ class FakeWorker:
                 self.published(epoch)
             case Drain():
                 self.drain()
+            case Certify(material=material):
+                self.say(Certified(material.version, "cannot" if self.mode == "no-certificates" else ""))
 
     def configure(self, message: Configure) -> None:
         if self.mode == "never-ready":

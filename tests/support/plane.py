@@ -10,7 +10,16 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bgproxy.core.messages import Configure, LineSplitter, Published, TableAccepted, decode_to_supervisor, encode
+from bgproxy.core.messages import (
+    Certified,
+    Certify,
+    Configure,
+    LineSplitter,
+    Published,
+    TableAccepted,
+    decode_to_supervisor,
+    encode,
+)
 from bgproxy.core.messages import Ready as ReadyMessage
 from bgproxy.core.messages import Seen as SeenMessage
 from bgproxy.core.model import BLUE, Address, Colour, Pool, PoolTable, Upstream, parse_upstream
@@ -20,10 +29,13 @@ from bgproxy.shm.segment import Segment
 from tests.support.raw_client import RawClient
 from tests.support.raw_http import PATIENCE_S
 from tests.support.raw_upstream import HELLO, RawUpstream
+from tests.support.tls_client import TlsClient
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Sequence
 
+    from bgproxy.core.certificates import TlsMaterial
     from bgproxy.core.messages import ToSupervisor, ToWorker
     from tests.support.raw_upstream import Script
 
@@ -60,10 +72,13 @@ def pool(upstreams: Sequence[RawUpstream | str], *, balance: str = "least-reques
 class WorkerProcess:
     """`python -m bgproxy.worker`, started and not yet configured. What it writes to its standard error is a failure."""
 
-    def __init__(self, *, unix_path: str = "", dual_stack: bool = False) -> None:
+    def __init__(self, *, unix_path: str = "", dual_stack: bool = False, material: TlsMaterial | None = None) -> None:
+        """With `material` the last of the addresses speaks TLS."""
         self.segment = Segment.create(1)
         self.cells = self.segment.slots[0].cells
         self.listeners = _listening_sockets(unix_path, dual_stack)
+        if material is not None:
+            self.listeners.append(_bound_to_loopback())
         self.addresses = [_address_of(listener) for listener in self.listeners]
         self.control, theirs = socket.socketpair()
         self._lines = LineSplitter()
@@ -74,7 +89,8 @@ class WorkerProcess:
             "--slot": "0",
             "--segment-fd": str(self.segment.fd),
             "--control-fd": str(theirs.fileno()),
-            "--listen-fds": ",".join(map(str, descriptors)),
+            "--listen-fds": ",".join(map(str, descriptors[:-1] if material else descriptors)),
+            "--tls-listen-fds": str(descriptors[-1]) if material else "",
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bgproxy.worker", *(word for pair in arguments.items() for word in pair)],
@@ -84,6 +100,8 @@ class WorkerProcess:
         )
         theirs.close()
         self._version = 0
+        if material is not None:
+            self.certify(material)
 
     @property
     def address(self) -> Address:
@@ -103,6 +121,13 @@ class WorkerProcess:
             data = self.control.recv(65536)
             assert data, f"the worker has hung up: {self.complaints()}"
             self._unheard += [decode_to_supervisor(line) for line in self._lines.feed(data)]
+
+    def certify(self, material: TlsMaterial) -> str:
+        """Why the worker does not take it, "" where it does."""
+        self.tell(Certify(material))
+        answer = self.hear(Certified)
+        assert answer.version == material.version
+        return answer.error
 
     def configure(self, table: tuple[Pool, Pool], with_settings: WorkerSettings) -> None:
         """Both pools, all of whose upstreams are healthy; back when the worker uses them."""
@@ -190,6 +215,12 @@ class Plane:
         self._clients.append(made)
         return made
 
+    def tls_client(self, context: ssl.SSLContext, name: str = "app.example", **more: Any) -> TlsClient:
+        """To the last address, which speaks TLS in a worker that has certificates."""
+        made = TlsClient(self.worker.addresses[-1], context, name, **more)
+        self._clients.append(made)
+        return made
+
     # --- what the worker counts ---------------------------------------------------------------------------------------
 
     @property
@@ -258,6 +289,13 @@ def _listening_sockets(unix_path: str, dual_stack: bool) -> list[socket.socket]:
     for listener in made:
         listener.listen(1024)
     return made
+
+
+def _bound_to_loopback() -> socket.socket:
+    listener = socket.socket(socket.AF_INET)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
+    return listener
 
 
 def _address_of(listener: socket.socket) -> Address:

@@ -53,6 +53,9 @@ class Wire:
     """A socket read by amounts: up to a marker, so many bytes, to the end, or one message."""
 
     def __init__(self, sock: socket.socket) -> None:
+        self._begin_with(sock)
+
+    def _begin_with(self, sock: socket.socket) -> None:
         self.sock = sock
         self.sock.settimeout(PATIENCE_S)
         self._unread = b""

@@ -68,4 +68,6 @@ def test_the_last_chunk_carries_the_trailers():
 
 def test_a_plain_response_goes_out_whole_with_its_length_and_nothing_added():
     head = answered(response("HTTP/1.1 200 OK", "A: 1", "Content-Length: 3", "Connection: keep-alive", "B: 2"))
-    assert encode.plain_response(head, b"hel") == b"HTTP/1.1 200 OK\r\nA: 1\r\nContent-Length: 3\r\nB: 2\r\n\r\nhel"
+    assert (
+        encode.plain_response(head, b"", b"hel") == b"HTTP/1.1 200 OK\r\nA: 1\r\nContent-Length: 3\r\nB: 2\r\n\r\nhel"
+    )

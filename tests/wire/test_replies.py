@@ -12,7 +12,7 @@ from bgproxy.core import failure as failures
 from bgproxy.core.error_pages import STATUSES
 from bgproxy.shm.worker_slot import REJECTIONS
 from bgproxy.wire import request as module
-from bgproxy.wire.replies import Replies
+from bgproxy.wire.replies import Replies, redirection
 from tests.support.heads import request
 
 DATE = b"Sun, 22 Nov 2026 12:00:00 GMT"
@@ -189,3 +189,15 @@ def test_only_a_refused_method_is_told_which_are_allowed():
 
 def test_a_detail_in_any_script_is_counted_in_bytes():
     assert parsed(reply(detail="sn☃w"))[2] == "502 Bad Gateway: sn☃w (request id-1)\n".encode()
+
+
+@pytest.mark.parametrize("with_body", [True, False])
+def test_a_redirection_is_whole_and_ends_the_connection(with_body):
+    answer = redirection(308, b"https://a.example/", date=b"today", with_body=with_body)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n")
+    assert b"\r\nLocation: https://a.example/\r\n" in head
+    assert head.endswith(b"\r\nConnection: close")
+    whole = b"308 Permanent Redirect: https://a.example/\n"
+    assert body == (whole if with_body else b"")
+    assert b"\r\nContent-Length: %d\r\n" % len(whole) in head

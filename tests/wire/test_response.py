@@ -253,3 +253,11 @@ def test_what_one_upstream_sends_changes_nothing_for_the_next(head, rest, method
         assert (answer.status, answer.body, lines(answer)) == (200, 2, [b"HTTP/1.1 200 OK"])
         reader.read(head, head + rest, method)
         assert isinstance(reader.read(response(OK, "A"), response(OK, "A"), b"GET"), BadResponse)
+
+
+def test_a_field_that_is_not_relayed_leaves_no_trace():
+    head = b"HTTP/1.1 200 OK\r\nA: 1\r\nstrict_transport-Security: x\r\nContent-Length: 0\r\nB: 2\r\n\r\n"
+    kept = ResponseReader().read(head, head, b"GET")
+    left_out = ResponseReader(without=("strict-transport-security",)).read(head, head, b"GET")
+    assert b"x" in b"".join(kept.pieces)
+    assert b"".join(left_out.pieces) == b"HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\n\r\n"

@@ -49,6 +49,14 @@ class Durations:
         self.sum_s += duration_s
 
 
+class Certified(Protocol):
+    """What is known about the certificates; expiries in Unix seconds, in the order of the configuration."""
+
+    @property
+    def reloads(self) -> Mapping[str, int]: ...
+    def expiries(self) -> Sequence[float]: ...
+
+
 class SwitchCounters:
     """What came of every order since the start of this supervisor."""
 
@@ -80,12 +88,12 @@ class SwitchCounters:
 class Metrics:
     """Reads from the segment and the prober, keeps only the switch counters."""
 
-    def __init__(self, segment: Segment, prober: Probing) -> None:
-        self._segment, self._prober = segment, prober
+    def __init__(self, segment: Segment, prober: Probing, tls: Certified | None = None) -> None:
+        self._segment, self._prober, self._tls = segment, prober, tls
         self.switches = SwitchCounters()
 
     def render(self) -> str:
-        families = (*self._switching(), *self._traffic(), *self._upstreams(), *self._process())
+        families = (*self._switching(), *self._traffic(), *self._upstreams(), *self._encryption(), *self._process())
         return "\n".join(line for family in families for line in family) + "\n"
 
     def _switching(self) -> Iterator[list[str]]:
@@ -171,6 +179,29 @@ class Metrics:
                 ({"colour": colour.label, "upstream": upstream, "result": result}, n)
                 for (colour, upstream, result), n in self._prober.checks.items()
             ],
+        )
+
+    def _encryption(self) -> Iterator[list[str]]:
+        yield counter(
+            "tls_handshakes_total",
+            "TLS handshakes of clients that succeeded, by whether a session was resumed.",
+            [
+                ({"resumed": word}, summed(self._slots, slot.TLS_HANDSHAKES + resumed))
+                for resumed, word in enumerate(("no", "yes"))
+            ],
+        )
+        yield counter("redirects_total", "Plain requests sent to https.", [({}, summed(self._slots, slot.REDIRECTS))])
+        expiries = self._tls.expiries() if self._tls is not None else ()
+        yield gauge(
+            "tls_certificate_expiry_seconds",
+            "Unix time at which a certificate expires, by its place in the configuration.",
+            [({"certificate": str(number)}, at) for number, at in enumerate(expiries)],
+        )
+        reloads = self._tls.reloads if self._tls is not None else {}
+        yield counter(
+            "tls_reloads_total",
+            "Looks at changed certificate files, by whether they were taken.",
+            [({"result": result}, count) for result, count in reloads.items()],
         )
 
     def _process(self) -> Iterator[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -66,7 +67,8 @@ def test_the_promised_families_are_there(scene):
     promised = """live epoch switches switch_acked_seconds switch_drain_seconds requests request_duration_seconds
         requests_in_flight streams_active request_bytes response_bytes client_connections upstream_connections
         upstream_connects upstream_reuses upstream_errors upstream_retries upstream_up pool_healthy health_checks
-        rejected_requests event_loop_lag_seconds build_info"""
+        rejected_requests event_loop_lag_seconds build_info tls_handshakes redirects tls_certificate_expiry_seconds
+        tls_reloads"""
     assert names == {f"bgproxy_{name}" for name in promised.split()}
 
 
@@ -87,6 +89,21 @@ def test_requests_are_summed_over_the_workers(scene):
     assert samples["bgproxy_request_duration_seconds_bucket{code_class=5xx,colour=green,le=0.1}"] == 0
     assert samples["bgproxy_request_duration_seconds_bucket{code_class=5xx,colour=green,le=0.25}"] == 4
     assert samples["bgproxy_request_duration_seconds_sum{code_class=5xx,colour=green}"] == pytest.approx(0.8)
+
+
+def test_handshakes_are_counted_by_whether_a_session_was_resumed_and_certificates_by_their_place(scene):
+    for slot in scene.segment.slots:
+        slot.cells[worker_slot.TLS_HANDSHAKES] = 3
+        slot.cells[worker_slot.TLS_HANDSHAKES + 1] = 5
+        slot.cells[worker_slot.REDIRECTS] = 1
+    tls = SimpleNamespace(reloads={"ok": 2, "refused": 1}, expiries=lambda: [1.8e9, 1.9e9])
+    scene.metrics = Metrics(scene.segment, scene.prober, tls)
+    samples = scene.samples()
+    assert samples["bgproxy_tls_handshakes_total{resumed=no}"] == 6
+    assert samples["bgproxy_tls_handshakes_total{resumed=yes}"] == 10
+    assert samples["bgproxy_redirects_total{}"] == 2
+    assert samples["bgproxy_tls_certificate_expiry_seconds{certificate=1}"] == 1.9e9
+    assert samples["bgproxy_tls_reloads_total{result=refused}"] == 1
 
 
 def test_what_lasted_longer_than_the_last_bucket_is_above_every_edge(scene):

@@ -8,9 +8,9 @@ from contextlib import nullcontext
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from bgproxy import upstream_tls
 from bgproxy.core.settings import UpstreamTls
-from bgproxy.upstream_tls import BadFile, client_context, system_store_is_empty, why
+from bgproxy.tls import upstream as upstream_tls
+from bgproxy.tls.upstream import BadFile, client_context, system_store_is_empty, why
 from tests.support.upstream_certificates import ca_pem, cert_pem, key_pem, leaf, server_context
 
 OURS = leaf("client.example")
