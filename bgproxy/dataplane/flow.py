@@ -27,6 +27,8 @@ def unwritten(transport: asyncio.Transport) -> int:
     in which what waits in the transport does not change.
     """
     sock = transport.get_extra_info("socket")
+    if sock is None:  # gone: over TLS we are told a turn later than it happens
+        return 0
     (in_kernel,) = _COUNT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _COUNT.pack(0)))
     count: int = transport.get_write_buffer_size() + in_kernel
     return count
@@ -36,7 +38,8 @@ def reset(transport: asyncio.Transport) -> None:
     """Close by RST: nobody can take this for the end of anything."""
     if not transport.is_closing() or transport.get_write_buffer_size():
         sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
     transport.abort()
 
 

@@ -140,3 +140,13 @@ def test_a_transport_that_has_said_everything_and_closes_is_not_reset_any_more(t
     transport.get_extra_info = lambda name: pytest.fail("its socket may be gone")  # type: ignore[assignment]
     reset(transport)  # type: ignore[arg-type]
     assert transport.calls == ["abort"]
+
+
+def test_a_transport_whose_socket_is_gone_has_nothing_to_write_and_nothing_to_reset(transport: FakeTransport) -> None:
+    """Over TLS uvloop tells us a turn later."""
+    transport.unwritten = 5
+    transport.get_extra_info = lambda name: None  # type: ignore[assignment,misc]
+    transport.abort = lambda: transport.calls.append("abort")  # type: ignore[attr-defined]
+    assert unwritten(transport) == 0  # type: ignore[arg-type]
+    reset(transport)  # type: ignore[arg-type]
+    assert transport.calls == ["abort"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """One worker in front of a stream_app."""
     with contextlib.ExitStack() as stack:
-        app = App("blue", module="tests.support.stream_app")
+        app = App("blue", module="stream_app")
         stack.callback(app.end)
         given = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1")
         proxy = Proxy(tmp_path_factory.mktemp("streams"), (*given, "--blue", app.address, "--green", app.address))
