@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import hypothesis
 import msgspec
 import pytest
 from hypothesis import given
@@ -354,6 +355,7 @@ def as_toml(value: object) -> str:
     return {"True": "true", "False": "false"}.get(str(value), str(value))
 
 
+@hypothesis.settings(deadline=None)  # the first tree with a certificate in it imports what reads certificates
 @given(st.dictionaries(st.sampled_from(SECTIONS), TREES, max_size=4))
 def test_any_tree_is_loaded_or_refused_in_words(tmp_path_factory, tree):
     text = "".join(f"{key} = {as_toml(value)}\n" for key, value in tree.items())
@@ -366,6 +368,7 @@ def test_any_bytes_are_loaded_or_refused_in_words(tmp_path_factory, data):
     assert isinstance(outcome(data, tmp_path_factory.getbasetemp(), {}), ConfigError)
 
 
+@hypothesis.settings(deadline=None)
 @given(st.sampled_from([path for path, _ in keys()]), st.text(max_size=20))
 def test_any_variable_is_taken_or_refused_in_words(tmp_path_factory, path, text):
     name = "BGPROXY_" + "__".join(map(str, path)).upper()
