@@ -20,6 +20,7 @@ from bgproxy.controlplane.admin.app import start_admin
 from bgproxy.controlplane.admin.control import Control
 from bgproxy.controlplane.admin.metrics import Metrics
 from bgproxy.controlplane.checklist import Checklist
+from bgproxy.controlplane.descriptors import make_the_most_of_descriptors
 from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, Record, describe, write_record
@@ -140,6 +141,7 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     events = Events()
     for warning in config.warnings:
         events.emit("configuration_warning", warning=warning)
+    make_the_most_of_descriptors(config.worker_settings(), config.pools, emit=events.emit)
     directory = config.state.dir
     prepare_directory(directory)
     stack.callback(StateLock.acquire(directory).release)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from bgproxy.core import messages
-from bgproxy.core.messages import Drained, Ejected, Ready, Seen, TableAccepted
+from bgproxy.core.messages import Drained, Ejected, OutOfDescriptors, Ready, Seen, TableAccepted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -40,6 +40,7 @@ class WorkerProcess(asyncio.Protocol):
         gone: Callable[[WorkerProcess], None],
         ejected: Callable[[WorkerProcess, Ejected], None],
         broken: Callable[[WorkerProcess, str], None],
+        out_of_descriptors: Callable[[WorkerProcess, int], None] = lambda worker, limit: None,
     ) -> None:
         self.number = number
         self.pid = 0
@@ -53,6 +54,7 @@ class WorkerProcess(asyncio.Protocol):
         self.drained: Drained | None = None
         self.exit_status = 0  # negative: the signal that ended it
         self._changed, self._gone, self._ejected, self._broken = changed, gone, ejected, broken
+        self._out_of_descriptors = out_of_descriptors
         self._lines = messages.LineSplitter()
         self._transport: asyncio.Transport | None = None
         self._pidfd = -1
@@ -159,6 +161,8 @@ class WorkerProcess(asyncio.Protocol):
                 self.drained = message
             case Ejected():
                 self._ejected(self, message)
+            case OutOfDescriptors(limit):
+                self._out_of_descriptors(self, limit)
         self._changed()
 
     def _ended(self) -> None:

@@ -174,7 +174,12 @@ class Workers:
 
     async def _spawn(self, slot: _Slot) -> None:
         worker = WorkerProcess(
-            slot.number, changed=self._bell.ring, gone=self._gone, ejected=self._ejected, broken=self._broken
+            slot.number,
+            changed=self._bell.ring,
+            gone=self._gone,
+            ejected=self._ejected,
+            broken=self._broken,
+            out_of_descriptors=self._out_of_descriptors,
         )
         try:
             slot.worker = worker
@@ -233,6 +238,9 @@ class Workers:
 
     def _ejected(self, worker: WorkerProcess, report: Ejected) -> None:
         self._ejections.add(worker.number, report)
+
+    def _out_of_descriptors(self, worker: WorkerProcess, limit: int) -> None:
+        self._emit("worker_out_of_descriptors", worker=worker.number, limit=limit)
 
     def _unfinished(self, worker: WorkerProcess) -> Cut:
         cells = self._segment.slots[worker.number].cells

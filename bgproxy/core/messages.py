@@ -62,6 +62,12 @@ class Ejected(msgspec.Struct, frozen=True, tag="ejected"):
     error: str
 
 
+class OutOfDescriptors(msgspec.Struct, frozen=True, tag="out_of_descriptors"):
+    """Worker → supervisor: all of its `limit` descriptors are in use; new connections are closed unheard."""
+
+    limit: int
+
+
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """Worker → supervisor: no connection is left; what had to be cut at the deadline."""
 
@@ -70,7 +76,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
 
 
 ToWorker: TypeAlias = Configure | Published | Drain
-ToSupervisor: TypeAlias = Ready | TableAccepted | Seen | Ejected | Drained
+ToSupervisor: TypeAlias = Ready | TableAccepted | Seen | Ejected | OutOfDescriptors | Drained
 
 _encode = msgspec.json.Encoder().encode
 _decode_to_worker = msgspec.json.Decoder(ToWorker).decode

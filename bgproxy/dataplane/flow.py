@@ -7,10 +7,30 @@ buffers without bound.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.plane import DataPlane
+
+
+def untaken(transport: asyncio.Transport) -> int:
+    """Bytes that the peer has not taken, be they in our buffer or in the kernel's.
+
+    The kernel asks for more only when a good part of its buffer is free, which for a slow client may be megabytes: by
+    our own buffer alone it would seem to take nothing for minutes.
+    """
+    unwritten = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return unwritten
+    try:
+        queued: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    except (OSError, ValueError):  # closed since
+        return unwritten
+    return unwritten + queued
 
 
 class Connection(asyncio.Protocol):
@@ -20,7 +40,7 @@ class Connection(asyncio.Protocol):
         "_plane",
         "_reading_paused",
         "_turn",
-        "_unwritten",
+        "_untaken",
         "deadline",
         "is_slow",
         "send",
@@ -37,10 +57,12 @@ class Connection(asyncio.Protocol):
         self.waiting: bytes | None = None
         self.is_slow = False  # it has not taken what was written; resume_writing says when it has
         self._reading_paused = False
-        self._unwritten = 0  # bytes, when last looked at
+        self._untaken = 0  # bytes, when last looked at
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        # pause_writing as soon as the kernel does not take everything: whoever holds bytes here is known (buffers.py)
+        self.transport.set_write_buffer_limits(0)
         self.send = self.transport.write  # bound once: one attribute less per request
         self._plane.deadlines.watch(self)
 
@@ -48,6 +70,12 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def handle(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def held(self) -> int:
+        raise NotImplementedError
+
+    def shed(self) -> None:
         raise NotImplementedError
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -59,13 +87,14 @@ class Connection(asyncio.Protocol):
         self.send(data)
 
     def takes_what_is_written(self) -> bool:
-        """Less is unwritten than when this was asked last: slow, perhaps, but reading."""
-        before, self._unwritten = self._unwritten, self.transport.get_write_buffer_size()
-        return self._unwritten < before
+        """Less is untaken than when this was asked last: slow, perhaps, but reading."""
+        before, self._untaken = self._untaken, untaken(self.transport)
+        return self._untaken < before
 
     def pause_writing(self) -> None:
         self.is_slow = True
-        self._unwritten = self.transport.get_write_buffer_size()
+        self._untaken = untaken(self.transport)
+        self._plane.buffers.holds(self, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         self.is_slow = False

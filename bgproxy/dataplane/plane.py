@@ -14,10 +14,12 @@ from bgproxy.core.messages import ToSupervisor
 from bgproxy.core.model import COLOURS, PoolTable
 from bgproxy.core.settings import WorkerSettings
 from bgproxy.dataplane.access_log import AccessLog
+from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.deadlines import Deadlines
 from bgproxy.dataplane.downstream import Downstream
 from bgproxy.dataplane.pool import UpstreamPool
 from bgproxy.dataplane.resolver import Resolver
+from bgproxy.dataplane.room import Room
 from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
@@ -50,6 +52,7 @@ class DataPlane:
         "access_log",
         "board",
         "body_idle_ns",
+        "buffers",
         "cells",
         "client_body_ns",
         "clients",
@@ -68,10 +71,12 @@ class DataPlane:
         "pools",
         "report",
         "requests",
+        "requests_per_connection",
         "resolver",
         "response_bytes",
         "response_ns",
         "responses",
+        "room",
         "settings",
         "stream_idle_ns",
         "table",
@@ -95,6 +100,8 @@ class DataPlane:
         self.clients: set[Downstream] = set()
         self.tunnels: set[Tunnel] = set()
         self.turn = Turn(loop)
+        self.room = Room(self)
+        self.buffers = Buffers(loop.call_soon)
         self.draining = False
         self.drained = asyncio.Event()
         self.http_date = b""
@@ -121,6 +128,9 @@ class DataPlane:
         self.upstream_idle_ns = _ns(upstream.idle_timeout)
         self.head_bytes = limits.head_bytes
         self.pipeline = limits.pipeline
+        self.requests_per_connection = limits.requests
+        self.room.configure(settings, table)
+        self.buffers.configure(limits.buffered_bytes)
         self._id_line = b"\r\n%b: " % settings.headers.request_id.encode()
         self._new_id_line = self._id_line + self._id_prefix
         self._id_block = b"%b%x" % (self._new_id_line, self._id_blocks)
@@ -184,6 +194,7 @@ class DataPlane:
 
     def client_lost(self, client: Downstream) -> None:
         self.clients.discard(client)
+        self.room.forget(client)
         if self.draining and not self.clients:
             self.drained.set()
 
@@ -195,6 +206,9 @@ class DataPlane:
         cells[slot.HEARTBEAT_NS] = self.clock()
         cells[slot.LAG_NS] = self.deadlines.lag_ns
         cells[slot.CLIENT_CONNECTIONS] = len(self.clients)
+        self.buffers.count()
+        cells[slot.BUFFERED_BYTES] = self.buffers.size
+        self.room.look_for_descriptors()
         self.http_date = formatdate(usegmt=True).encode()
         for pool in self.pools:
             parked = opened = waiting = reuses = 0

@@ -13,6 +13,8 @@ from bgproxy.core.failure import Failure
 from bgproxy.core.messages import Ejected
 from bgproxy.core.model import Upstream
 from bgproxy.core.retry import IDEMPOTENT
+from bgproxy.dataplane.room import is_out_of_descriptors
+from bgproxy.dataplane.stalled import Stalled
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
 
@@ -40,6 +42,7 @@ class Server:
         "parked",
         "requests",
         "reuses",
+        "stalled",
         "waiting",
         "weight",
     )
@@ -58,6 +61,7 @@ class Server:
         self.open = 0
         self.parked: list[UpstreamConnection] = []
         self.waiting: deque[Exchange] = deque()
+        self.stalled = Stalled()
         self.ejected = False
         self.connect_failures = 0
         self._failures = 0  # consecutive
@@ -89,6 +93,7 @@ class Server:
         elif len(self.waiting) < limits.max_waiting:
             exchange.waiting_until = self._plane.clock() + int(limits.connect_timeout * 1e9)
             self.waiting.append(exchange)
+            self._end_stalled(self._plane.deadlines.now)
         else:
             exchange.failed(failures.QUEUE_FULL)
 
@@ -100,6 +105,17 @@ class Server:
     def give_up_waiting(self, now: int) -> None:
         while self.waiting and self.waiting[0].waiting_until <= now:
             self.waiting.popleft().failed(failures.QUEUE_TIMEOUT)
+        for _ in range(len(self.waiting)):
+            if not self._end_stalled(now):
+                break
+
+    def _end_stalled(self, now: int) -> bool:
+        """Free the connection of a client that keeps it busy by doing nothing, for the next who waits."""
+        connection = self.stalled.take_longest(now)
+        if connection is None or connection.exchange is None:
+            return False
+        connection.exchange.stalled()
+        return True
 
     async def _connect(self, exchange: Exchange) -> None:
         try:
@@ -110,6 +126,9 @@ class Server:
         except ConnectionRefusedError as error:
             self._connect_failed(exchange, failures.CONNECT_REFUSED, str(error))
         except OSError as error:  # unreachable, no such name or socket file, out of descriptors
+            if is_out_of_descriptors(error):
+                self._failures -= 1  # ours, not the upstream's: no reason to leave it out
+                self._plane.room.out_of_descriptors()
             self._connect_failed(exchange, failures.CONNECT_FAILED, str(error))
         else:
             self._failures = 0
@@ -172,6 +191,7 @@ class Server:
     def lost(self, connection: UpstreamConnection) -> None:
         """A connection is closed, for whatever reason."""
         self.open -= 1
+        self.stalled.end(connection)
         self.unpark(connection)
         self._serve_next_waiting()
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from bgproxy.dataplane.flow import untaken
+from bgproxy.shm import worker_slot as slot
+
 if TYPE_CHECKING:
     from bgproxy.dataplane.downstream import Downstream
     from bgproxy.dataplane.exchange import Exchange
@@ -19,7 +22,8 @@ LAST_WORDS_NS: Final = 1_000_000_000  # with a coarse timer of a second: over wi
 
 
 class Tunnel:
-    """Owns both connections until both are closed. `deadline` as in deadlines.py: idle, or the last words."""
+    """Owns both connections until both are closed. `deadline` as in deadlines.py: idle, a side that takes nothing, or
+    the last words."""
 
     def __init__(self, plane: DataPlane, exchange: Exchange, client: Downstream, upstream: UpstreamConnection) -> None:
         self.plane = plane
@@ -29,6 +33,7 @@ class Tunnel:
         self._client_end = TunnelEnd(self, client.transport, upstream.transport)
         self._upstream_end = TunnelEnd(self, upstream.transport, client.transport)
         self._open_ends = 2
+        self.slow_ends: list[TunnelEnd] = []
         self.is_ending = False
         self.termination = "ok"
         self.deadline = plane.deadlines.now + plane.stream_idle_ns
@@ -36,6 +41,7 @@ class Tunnel:
     def open(self, early_from_upstream: bytes) -> None:
         """Take both transports over, and pass on what either side sent before."""
         client, upstream, plane = self._client, self._upstream, self.plane
+        slow = [end for end, was in ((self._client_end, client), (self._upstream_end, upstream)) if was.is_slow]
         early_from_client = client.take_over()
         plane.deadlines.forget(client)
         plane.deadlines.forget(upstream)
@@ -44,16 +50,29 @@ class Tunnel:
         upstream.transport.set_protocol(self._upstream_end)
         plane.deadlines.watch(self)
         plane.tunnels.add(self)
+        client.transport.resume_reading()
+        upstream.transport.resume_reading()
+        for end in slow:  # it is not said again
+            end.pause_writing()
         if early_from_upstream:
             self._upstream_end.data_received(early_from_upstream)
         if early_from_client:
             self._client_end.data_received(early_from_client)
-        client.transport.resume_reading()
-        upstream.transport.resume_reading()
 
     def touched(self) -> None:
-        if not self.is_ending:
+        if not self.is_ending and not self.slow_ends:
             self.deadline = self.plane.deadlines.now + self.plane.stream_idle_ns
+
+    def is_slow(self, end: TunnelEnd) -> None:
+        """It does not take what is written: as with any answer, it gets the write timeout to take some of it."""
+        self.slow_ends.append(end)
+        if not self.is_ending:
+            self.deadline = self.plane.deadlines.now + self.plane.write_idle_ns
+
+    def keeps_up(self, end: TunnelEnd) -> None:
+        if end in self.slow_ends:
+            self.slow_ends.remove(end)
+        self.touched()
 
     def one_side_ended(self) -> None:
         self.is_ending = True
@@ -61,7 +80,18 @@ class Tunnel:
 
     def on_deadline(self, now: int) -> None:
         if not self.is_ending:
+            taking = [end.takes_what_is_written() for end in self.slow_ends]
+            if taking and all(taking):
+                self.deadline = now + self.plane.write_idle_ns
+                return
+            if self.slow_ends:
+                self.plane.cells[slot.rejected_cell("write_timeout")] += 1
             self.termination = "timeout"
+        self.close()
+
+    def shed(self) -> None:
+        self.plane.cells[slot.rejected_cell("buffered_bytes")] += 1
+        self.termination = "limit"
         self.close()
 
     def cut(self) -> None:
@@ -91,7 +121,7 @@ class Tunnel:
 class TunnelEnd(asyncio.Protocol):
     """The protocol of one side: whatever comes is written to the other."""
 
-    __slots__ = ("_other", "_own", "_tunnel", "received")
+    __slots__ = ("_other", "_own", "_tunnel", "_untaken", "received")
 
     def __init__(self, tunnel: Tunnel, own: asyncio.Transport, other: asyncio.Transport) -> None:
         self._tunnel = tunnel
@@ -123,9 +153,23 @@ class TunnelEnd(asyncio.Protocol):
         self._tunnel.end_lost()
 
     def pause_writing(self) -> None:
+        self._untaken = untaken(self._own)
+        self._tunnel.is_slow(self)
+        self._tunnel.plane.buffers.holds(self, self.held())
         if not self._other.is_closing():
             self._other.pause_reading()
 
+    def takes_what_is_written(self) -> bool:
+        before, self._untaken = self._untaken, untaken(self._own)
+        return self._untaken < before
+
+    def held(self) -> int:
+        return self._own.get_write_buffer_size()
+
+    def shed(self) -> None:
+        self._tunnel.shed()
+
     def resume_writing(self) -> None:
+        self._tunnel.keeps_up(self)
         if not self._other.is_closing():
             self._other.resume_reading()

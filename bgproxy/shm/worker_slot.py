@@ -38,6 +38,10 @@ REQUEST_BYTES = COUNTERS + 8  # + colour
 RESPONSE_BYTES = COUNTERS + 10  # + colour
 TUNNELS_TOTAL = COUNTERS + 12  # + colour
 ACCESS_LOG_DROPPED = COUNTERS + 14
+PIPELINE_PAUSES = COUNTERS + 15
+
+CLIENT_CLOSES = ("keep_alive", "requests", "make_room")
+CLOSED = COUNTERS + 16  # + index in CLIENT_CLOSES: closed by us between two requests, as HTTP allows
 
 REJECTIONS = (
     "bad_request",
@@ -50,6 +54,9 @@ REJECTIONS = (
     "write_timeout",
     "connections",
     "draining",
+    "too_many_fields",
+    "stalled",
+    "buffered_bytes",
 )
 REJECTED = COUNTERS + 32  # + index in REJECTIONS: refused before a colour was chosen, or cut by a limit
 
@@ -121,6 +128,10 @@ def error_cell(colour: int, reason: str) -> int:
 
 def rejected_cell(reason: str) -> int:
     return REJECTED + REJECTIONS.index(reason)
+
+
+def closed_cell(reason: str) -> int:
+    return CLOSED + CLIENT_CLOSES.index(reason)
 
 
 class WorkerSlot:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.flow import Connection
 from bgproxy.dataplane.turn import Turn
 
@@ -23,6 +24,7 @@ class FakeTransport:
         self.write = self.calls.append
         self.pause_reading = lambda: self.calls.append("pause")
         self.resume_reading = lambda: self.calls.append("resume")
+        self.set_write_buffer_limits = self.get_extra_info = lambda _: None
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def connection(transport: FakeTransport) -> Connection:
     plane = SimpleNamespace(
         turn=Turn(SimpleNamespace(call_soon=lambda run: None)),  # type: ignore[arg-type]
         deadlines=SimpleNamespace(watch=watched.append),
+        buffers=Buffers(lambda callback: None),
     )
     made = Connection(plane)  # type: ignore[arg-type]
     made.connection_made(transport)  # type: ignore[arg-type]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bgproxy.core import failure as failures
+from bgproxy.dataplane.buffers import Buffers
+from bgproxy.dataplane.stalled import Stalled
 from bgproxy.dataplane.turn import Turn
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
@@ -359,7 +361,7 @@ def test_a_connection_that_the_last_write_to_the_client_held_back_is_read_again_
     exchange = SimpleNamespace(
         body_idle_ns=300,
         request=SimpleNamespace(method=b"GET"),
-        client=SimpleNamespace(upload=None, is_slow=False),
+        client=SimpleNamespace(upload=None, is_slow=False, transport=FakeTransport()),
         respond=lambda *_: None,
         relay=lambda _: None,
         answer_with=hold_back,
@@ -378,7 +380,7 @@ def test_the_body_for_a_client_that_has_not_taken_an_earlier_answer_is_held_back
     exchange = SimpleNamespace(
         body_idle_ns=300,
         request=SimpleNamespace(method=b"GET"),
-        client=SimpleNamespace(upload=None, is_slow=True),
+        client=SimpleNamespace(upload=None, is_slow=True, transport=FakeTransport()),
         respond=lambda *_: None,
     )
     connection.exchange = exchange  # type: ignore[assignment]
@@ -405,6 +407,7 @@ class FakeTransport:
         self.get_write_buffer_size = lambda: self.unwritten
         self.is_closing = lambda: self.aborted
         self.pause_reading = self.resume_reading = lambda: None
+        self.set_write_buffer_limits = self.get_extra_info = lambda _: None
 
     def write(self, data: bytes) -> None:
         raise AssertionError("nothing is written here")
@@ -421,6 +424,7 @@ class FakeExchange:
         self.body_idle_ns = 300
         self.failed = self.done.append
         self.client = SimpleNamespace(
+            transport=FakeTransport(),
             upload=object(),
             pause_upload=lambda: self.done.append("pause_upload"),
             resume_upload=lambda: self.done.append("resume_upload"),
@@ -434,8 +438,9 @@ def connection() -> UpstreamConnection:
         response_ns=60,
         body_idle_ns=300,
         turn=Turn(SimpleNamespace()),  # type: ignore[arg-type]
+        buffers=Buffers(lambda callback: None),
     )
-    made = UpstreamConnection(plane, SimpleNamespace())  # type: ignore[arg-type]
+    made = UpstreamConnection(plane, SimpleNamespace(stalled=Stalled()))  # type: ignore[arg-type]
     made.connection_made(FakeTransport())  # type: ignore[arg-type]
     made.exchange = FakeExchange()  # type: ignore[assignment]
     return made
