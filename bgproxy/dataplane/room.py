@@ -59,6 +59,7 @@ class Room:
 
     def configure(self, settings: WorkerSettings, table: PoolTable) -> None:
         self.limit = room_for_clients(descriptor_limit(), settings, table)
+        self._said_at = -SAID_EVERY_NS  # with other settings it is news again
 
     # --- clients come and go -----------------------------------------------------------------------------------------
 

@@ -595,6 +595,33 @@ def test_a_deadline_does_not_overtake_what_has_come(client: Downstream) -> None:
     assert (client.closing, client.deadline) == (False, 2000)
 
 
+def test_a_slow_reader_that_is_cut_is_told_so_in_the_log(client: Downstream) -> None:
+    ended: list[str] = []
+    client.exchange = SimpleNamespace(upstream=None, client_gone=ended.append)  # type: ignore[assignment]
+    client.pause_writing()
+    client.on_deadline(2000)
+    assert (ended, client.exchange) == (["timeout"], None)
+
+
+def test_who_waits_for_what_is_known_by_its_deadline(client: Downstream) -> None:
+    plane = client._plane
+    plane.header_ns = 10
+    client.deadline = 1000
+    assert client.idle_since() == 1000 - plane.keep_alive_ns
+    client._buffer = b"GET"
+    assert client.idle_since() == 1000 - plane.header_ns
+    client.is_slow = True
+    assert client.idle_since() == 1000 - plane.write_idle_ns
+    client.deadline = 0
+    assert client.idle_since() == 1
+    client.waiting = b"GET"
+    assert client.idle_since() == 0
+    client.waiting, client.closing = None, True
+    assert client.idle_since() == 0
+    client.closing, client.exchange = False, object()  # type: ignore[assignment]
+    assert client.idle_since() == 0
+
+
 def test_a_slow_reader_is_given_its_last_answer_before_it_is_left(client: Downstream) -> None:
     transport = client.transport
     transport.unwritten = 100  # type: ignore[attr-defined]

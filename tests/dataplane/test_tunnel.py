@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
+from bgproxy.dataplane.buffers import Buffers
+from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import chunked, request, response
@@ -217,3 +221,111 @@ def test_a_slow_reader_bounds_what_a_tunnel_holds(plane: Plane) -> None:
     assert client.is_ended()
     assert largest - before < 32 * mib
     assert len(sent) == 64
+
+
+def pouring(conversation: Conversation) -> None:
+    conversation.request()
+    conversation.send(SWITCHING)
+    while True:
+        conversation.send(bytes(1 << 20))
+
+
+def test_a_client_that_takes_nothing_of_a_tunnel_is_cut(plane: Plane) -> None:
+    plane.configure(settings(timeouts={"write_idle": 0.3}))
+    plane.blue.script = pouring
+    client = plane.client(receive_buffer=4096)
+    client.send(request("GET", "/ws", *UPGRADE))
+    eventually(lambda: plane.rejected("write_timeout") == 1, "the write timeout")
+    eventually(plane.is_idle, "the end of the tunnel")
+
+
+def test_an_upstream_that_takes_nothing_of_a_tunnel_is_cut(plane: Plane) -> None:
+    def deaf(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        conversation.send(SWITCHING)
+        ended.wait(10)
+
+    ended = threading.Event()
+    plane.configure(settings(timeouts={"write_idle": 0.3}), blue=[plane.upstream(deaf, receive_buffer=4096)])
+    client = tunnelled(plane)
+    with contextlib.suppress(ConnectionError):
+        client.send(bytes(32 << 20))
+    eventually(lambda: plane.rejected("write_timeout") == 1, "the write timeout")
+    ended.set()
+
+
+# --- by itself --------------------------------------------------------------------------------------------------------
+
+
+class FakeTransport:
+    """`unwritten` is what the peer has not taken."""
+
+    def __init__(self) -> None:
+        self.unwritten = 0
+        self.aborted = False
+        self.get_write_buffer_size = lambda: self.unwritten
+        self.is_closing = lambda: self.aborted
+        self.get_extra_info = lambda _: None
+        self.pause_reading = self.resume_reading = lambda: None
+        self.set_protocol = lambda protocol: setattr(self, "protocol", protocol)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def opened(*, client_is_slow: bool = False) -> tuple[Tunnel, FakeTransport, FakeTransport]:
+    plane = SimpleNamespace(
+        deadlines=SimpleNamespace(now=1000, watch=lambda _: None, forget=lambda _: None),
+        stream_idle_ns=3600,
+        write_idle_ns=30,
+        cells=[0] * slot.SLOT_CELLS,
+        buffers=Buffers(lambda callback: None),
+        tunnels=set(),
+    )
+    client, upstream = FakeTransport(), FakeTransport()
+    client.unwritten = 100 if client_is_slow else 0
+    tunnel = Tunnel(
+        plane,  # type: ignore[arg-type]
+        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(transport=client, is_slow=client_is_slow, take_over=lambda: b""),  # type: ignore[arg-type]
+        SimpleNamespace(transport=upstream, is_slow=False),  # type: ignore[arg-type]
+    )
+    tunnel.open(b"")
+    return tunnel, client, upstream
+
+
+def test_a_slow_side_is_cut_only_once_it_takes_nothing_any_more() -> None:
+    tunnel, client, upstream = opened()
+    client.unwritten = 100
+    client.protocol.pause_writing()
+    assert tunnel.deadline == 1030
+    upstream.protocol.received = 0
+    tunnel.touched()
+    assert tunnel.deadline == 1030, "what the other side says is no sign of life of this one"
+    client.unwritten = 60
+    tunnel.on_deadline(2000)
+    assert (tunnel.deadline, client.aborted) == (2030, False)
+    tunnel.on_deadline(2030)
+    assert (client.aborted, upstream.aborted, tunnel.termination) == (True, True, "timeout")
+
+
+def test_a_side_that_keeps_up_again_has_the_time_of_any_tunnel() -> None:
+    tunnel, client, _ = opened()
+    client.unwritten = 100
+    client.protocol.pause_writing()
+    client.unwritten = 0
+    client.protocol.resume_writing()
+    assert (tunnel.deadline, tunnel.slow_ends) == (4600, [])
+    assert client.protocol.held() == 0
+
+
+def test_a_side_that_was_slow_when_the_tunnel_began_still_is() -> None:
+    tunnel, client, _ = opened(client_is_slow=True)
+    assert (tunnel.slow_ends, tunnel.deadline) == ([client.protocol], 1030)
+
+
+def test_a_tunnel_that_holds_too_much_is_shed_as_a_whole() -> None:
+    tunnel, client, upstream = opened()
+    client.protocol.shed()
+    assert (client.aborted, upstream.aborted, tunnel.termination) == (True, True, "limit")
+    assert tunnel.plane.cells[slot.rejected_cell("buffered_bytes")] == 1
