@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 PURE := bgproxy/core bgproxy/wire bgproxy/shm
 
-.PHONY: setup fmt lint types test soak cov ci bench bench-memory demo
+.PHONY: setup fmt lint types test soak cov ci bench bench-memory bench-hostile demo
 
 setup: ## a virtual environment with everything that the other targets need
 	python3 -m venv .venv
@@ -37,6 +37,9 @@ bench: ## CPU per request beside nginx and HAProxy; a quiet machine with two cor
 
 bench-memory: ## resident memory: idle connections, 1 GiB bodies
 	$(PYTHON) benchmarks/memory.py
+
+bench-hostile: ## 10,000 slow or idle connections beside normal traffic, which must not see an error
+	$(PYTHON) benchmarks/hostile.py
 
 demo:
 	$(PYTHON) -m bgproxy demo

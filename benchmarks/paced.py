@@ -9,6 +9,7 @@ Most requests go over a few keep-alive connections, one in twenty over a new one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -48,7 +49,12 @@ class Traffic:
         try:
             await _exchange(reader, writer, CLOSED)
         finally:
-            writer.close()
+            await _close(writer)
+
+    async def close(self) -> None:
+        while not self.kept.empty():
+            if (connection := self.kept.get_nowait()) is not None:
+                await _close(connection[1])
 
     async def _on_kept(self) -> None:
         connection = await self.kept.get()
@@ -57,9 +63,9 @@ class Traffic:
             connection = connection or await asyncio.open_connection("127.0.0.1", self.port)
             keep = await _exchange(*connection, KEPT)
         finally:
-            if connection is not None and not keep:
-                connection[1].close()
             self.kept.put_nowait(connection if keep else None)
+            if connection is not None and not keep:
+                await _close(connection[1])
 
 
 async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
@@ -76,6 +82,12 @@ async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     return b"\r\nconnection: close\r\n" not in head
 
 
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
 async def run(port: int, rate: float, seconds: float) -> dict[str, object]:
     traffic, count = Traffic(port), round(rate * seconds)
     began = time.perf_counter()
@@ -85,6 +97,7 @@ async def run(port: int, rate: float, seconds: float) -> dict[str, object]:
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
             running.create_task(traffic.ask(due, new=number % NEW_EVERY == 0))
+    await traffic.close()
     durations = sorted(traffic.durations)
     return {
         "sent": count,

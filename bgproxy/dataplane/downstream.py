@@ -295,8 +295,8 @@ class Downstream(Connection):
         exchange = self.exchange
         if self._buffer:
             self._read_body(self.upload)
-        elif exchange is not None and exchange.upstream is not None:
-            exchange.upstream.waits_for_body(True)
+        elif exchange is not None and exchange.upstream is not None and not exchange.request.expects_continue:
+            exchange.upstream.waits_for_body(True)  # who waits for a 100 is kept waiting itself
         exchange = self.exchange
         if self._eof and self.upload is not None and exchange is not None:
             self.exchange = None

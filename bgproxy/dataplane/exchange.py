@@ -232,6 +232,8 @@ class Exchange:
         wanted = response.status != 100 or self.request.expects_continue
         if self.request.minor == 1 and wanted:
             self.client.write(encode.interim(response))
+            if response.status == 100 and self.client.upload is not None and self.upstream is not None:
+                self.upstream.waits_for_body(True)
 
     def respond(self, response: ResponseHead, body: bytes) -> None:
         """The final head, and the beginning of the body or all of it."""

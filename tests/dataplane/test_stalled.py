@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from bgproxy.dataplane.stalled import STALLED_NS, Stalled
@@ -12,7 +11,6 @@ from tests.support.raw_upstream import silent
 
 if TYPE_CHECKING:
     from tests.support.plane import Plane
-    from tests.support.raw_http import Message
     from tests.support.raw_upstream import Conversation
 
 ONE_CONNECTION: dict[str, Any] = {"upstream": {"max_connections": 1, "connect_timeout": 10.0}}
@@ -55,23 +53,6 @@ def test_a_client_that_does_not_take_its_answer_makes_way(plane: Plane) -> None:
         pass
 
 
-def test_who_works_keeps_its_connection_however_long_the_others_wait(plane: Plane) -> None:
-    plane.blue.script = large_or_not
-    plane.configure(settings(**ONE_CONNECTION))
-    reading = plane.client(receive_buffer=4096)
-    reading.send(request(target="/large"))
-    answers: list[Message] = []
-    waiting = threading.Thread(target=lambda: answers.append(plane.client().ask()))
-    assert reading.take(12) == b"HTTP/1.1 200"
-    waiting.start()
-    answer = bytearray()
-    while len(answer) < LARGE:
-        answer += reading.take(min(1 << 20, LARGE - len(answer)))
-    waiting.join()
-    assert answers[0].body == b"hello"
-    assert plane.rejected("stalled") == 0
-
-
 def test_an_upstream_that_is_slow_itself_is_no_reason_to_cut_its_client(plane: Plane) -> None:
     plane.blue.script = silent
     plane.configure(settings(upstream={"max_connections": 1, "connect_timeout": 0.6}))
@@ -80,6 +61,40 @@ def test_an_upstream_that_is_slow_itself_is_no_reason_to_cut_its_client(plane: P
     eventually(lambda: plane.blue.conversations, "the request")
     assert plane.client().ask().status == 503
     assert plane.rejected("stalled") == 0
+
+
+EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
+
+
+def test_a_client_that_waits_for_a_100_is_not_the_one_who_does_nothing(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.until(b"\r\n\r\n")
+        conversation.rest()
+
+    plane.blue.script = script
+    plane.configure(settings(upstream={"max_connections": 1, "connect_timeout": 0.6}))
+    waiting = plane.client()
+    waiting.send(EXPECTING)
+    eventually(lambda: plane.blue.conversations, "the request")
+    assert plane.client().ask().status == 503
+    assert plane.rejected("stalled") == 0
+
+
+def test_a_client_that_got_its_100_and_sends_nothing_is(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        if b"Expect" in conversation.until(b"\r\n\r\n"):
+            conversation.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            conversation.rest()
+        else:
+            conversation.send(response(200, b"hello"))
+
+    plane.blue.script = script
+    plane.configure(settings(**ONE_CONNECTION))
+    idle = plane.client()
+    idle.send(EXPECTING)
+    assert idle.until(b"\r\n\r\n").startswith(b"HTTP/1.1 100")
+    assert plane.client().ask().body == b"hello"
+    assert plane.rejected("stalled") == 1
 
 
 # --- by itself --------------------------------------------------------------------------------------------------------
