@@ -14,7 +14,7 @@ from bgproxy.core.messages import Ejected
 from bgproxy.core.model import Upstream
 from bgproxy.core.retry import IDEMPOTENT
 from bgproxy.dataplane.room import is_out_of_descriptors
-from bgproxy.dataplane.stalled import Stalled
+from bgproxy.dataplane.stalled import STALLED_NS, Stalled
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
 
@@ -91,11 +91,16 @@ class Server:
             self.open += 1
             self._plane.spawn(self._connect(exchange))
         elif len(self.waiting) < limits.max_waiting:
-            exchange.waiting_until = self._plane.clock() + int(limits.connect_timeout * 1e9)
-            self.waiting.append(exchange)
+            self._wait(exchange)
             self._end_stalled(self._plane.deadlines.now)
+        elif self._end_stalled(self._plane.deadlines.now, 0):  # rather who does nothing than who has only just come
+            self._wait(exchange)
         else:
             exchange.failed(failures.QUEUE_FULL)
+
+    def _wait(self, exchange: Exchange) -> None:
+        exchange.waiting_until = self._plane.clock() + int(self._plane.settings.upstream.connect_timeout * 1e9)
+        self.waiting.append(exchange)
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange has ended without ever getting a connection."""
@@ -109,9 +114,9 @@ class Server:
             if not self._end_stalled(now):
                 break
 
-    def _end_stalled(self, now: int) -> bool:
+    def _end_stalled(self, now: int, patience: int = STALLED_NS) -> bool:
         """Free the connection of a client that keeps it busy by doing nothing, for the next who waits."""
-        connection = self.stalled.take_longest(now)
+        connection = self.stalled.take_longest(now, patience)
         if connection is None or connection.exchange is None:
             return False
         connection.exchange.stalled()

@@ -34,11 +34,11 @@ class Stalled:
     def end(self, connection: UpstreamConnection) -> None:
         self._waiting.pop(connection, None)
 
-    def take_longest(self, now: int) -> UpstreamConnection | None:
+    def take_longest(self, now: int, patience: int = STALLED_NS) -> UpstreamConnection | None:
         """Who has waited for longest for a client that does nothing; it is forgotten here. None where nobody has waited
-        long enough."""
+        for so long (ns)."""
         for connection, (since, untaken, before) in tuple(self._waiting.items()):
-            if since > now - STALLED_NS:
+            if since > now - patience:
                 break
             if untaken is None or untaken() >= before:
                 del self._waiting[connection]

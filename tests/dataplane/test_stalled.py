@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bgproxy.dataplane.stalled import STALLED_NS, Stalled
+from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
 from tests.support.raw_http import Ended, request, response
 from tests.support.raw_upstream import silent
@@ -63,6 +64,18 @@ def test_an_upstream_that_is_slow_itself_is_no_reason_to_cut_its_client(plane: P
     assert plane.rejected("stalled") == 0
 
 
+def test_where_nobody_more_may_wait_nobody_is_given_a_quarter_of_a_second(plane: Plane) -> None:
+    plane.configure(settings(upstream={"max_connections": 2, "max_waiting": 0}))
+    dripping = [plane.client(), plane.client()]
+    for client in dripping:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nx")
+        eventually(lambda: plane.cells[slot.IN_FLIGHT] == 1 + dripping.index(client), "the upload")  # noqa: B023
+    eventually(lambda: len(plane.blue.conversations) == 2, "both uploads")
+    assert plane.client().ask().body == b"hello"
+    assert dripping[0].answer("POST").one("X-BG-Reason") == "stalled"
+    assert plane.rejected("stalled") == 1
+
+
 EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n"
 
 
@@ -110,6 +123,13 @@ def test_the_longest_goes_first_and_nobody_before_a_quarter_of_a_second() -> Non
     assert stalled.take_longest(1000 + STALLED_NS) is None
     assert stalled.take_longest(2000 + STALLED_NS) is second
     assert stalled.take_longest(10**18) is None
+
+
+def test_patience_may_be_none() -> None:
+    stalled = Stalled()
+    only = object()
+    stalled.begin(only, 1000)  # type: ignore[arg-type]
+    assert stalled.take_longest(1000, 0) is only
 
 
 def test_whoever_sends_or_takes_something_waits_anew() -> None:
