@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def limited(plane: Plane, connections: int) -> None:
     """Once no client of an earlier test is left."""
-    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 0, "no client")
+    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == plane.cells[slot.BUFFERED_BYTES] == 0, "no client")
     plane.configure(settings(limits={"connections": connections}))
 
 
