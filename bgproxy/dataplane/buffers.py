@@ -45,6 +45,10 @@ class Buffers:
             self._is_due = True
             self._call_soon(self.count)  # not here: who holds may be in the middle of a write
 
+    def forget(self, holder: Holder) -> None:
+        """Its connection is lost, and what was left with it."""
+        self._holders.discard(holder)
+
     def count(self) -> None:
         """Ask everybody, and shed down to seven eighths of the limit where it is passed: not again at the next byte."""
         self._is_due = False

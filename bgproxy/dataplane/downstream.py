@@ -66,6 +66,7 @@ class Downstream(Connection):
         if self.waiting is not None:
             self._turn.handle_now(self)
         self._plane.deadlines.forget(self)
+        self._plane.buffers.forget(self)
         self._plane.client_lost(self)
         exchange, self.exchange = self.exchange, None
         self.closing = True

@@ -83,4 +83,5 @@ class Lingering(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._plane.deadlines.forget(self)
+        self._plane.buffers.forget(self)
         self._plane.client_lost(self._client)

@@ -145,6 +145,7 @@ class TunnelEnd(asyncio.Protocol):
         return True  # the other side may still have something to say
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._tunnel.plane.buffers.forget(self)
         if not self._other.is_closing():
             if exc is None:
                 self._other.close()

@@ -41,6 +41,7 @@ class UpstreamConnection(Connection):
         if self.waiting is not None:
             self._turn.handle_now(self)
         self._plane.deadlines.forget(self)
+        self._plane.buffers.forget(self)
         self.server.lost(self)
         exchange, self.exchange = self.exchange, None
         if exchange is None:
