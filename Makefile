@@ -55,5 +55,8 @@ strictness: ## dangerous requests through nginx, HAProxy, httpd, Caddy, Envoy an
 	$(PYTHON) -m pip install -q -e '.[test,peers]'
 	$(PYTHON) benchmarks/strictness.py
 
+bench-hostile: ## 10,000 slow or idle connections beside normal traffic, which must not see an error
+	$(PYTHON) benchmarks/hostile.py
+
 demo:
 	$(PYTHON) -m bgproxy demo

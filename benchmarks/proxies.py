@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BODY = "a" * 119
+LARGE_BYTES = 4 << 20  # more than the kernel takes for a client that does not read
 # With Server, Date, Content-Type, Content-Length and Connection, which nginx sends itself, these make ten.
 BROWSER_RESPONSE_FIELDS = {
     "Cache-Control": "private, no-cache, no-store, must-revalidate",
@@ -70,11 +71,17 @@ def certificate(directory: Path) -> Path:
 
 @contextmanager
 def upstream(directory: Path, core: int) -> Iterator[Target]:
-    """nginx that answers from memory: the browser-like answer under /app/, a short one elsewhere."""
+    """nginx that answers from memory: the browser-like answer under /app/, a short one elsewhere.
+
+    /large is a file; /form is answered once the whole request body is there, as by an application."""
     blue, green = rig.free_port(), rig.free_port()
     fields = "\n".join(f"add_header {name} '{value}';" for name, value in BROWSER_RESPONSE_FIELDS.items())
+    large = directory / "large"
+    large.write_bytes(bytes(LARGE_BYTES))
     server = f"""
         server {{
+            location /large {{ alias {large}; }}
+            location /form {{ proxy_pass http://127.0.0.1:{blue}/; }}
             listen 127.0.0.1:{blue} backlog=4096; listen 127.0.0.1:{green} backlog=4096;
             location / {{ return 200 "ok"; }}
             location /app/ {{ {fields} return 200 "{BODY}"; }}

@@ -22,6 +22,7 @@ from bgproxy.controlplane.admin.control import Control
 from bgproxy.controlplane.admin.metrics import Metrics
 from bgproxy.controlplane.certificates import Certificates
 from bgproxy.controlplane.checklist import Checklist
+from bgproxy.controlplane.descriptors import make_the_most_of_descriptors
 from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, Record, describe, write_record
@@ -144,6 +145,7 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     events = Events()
     for warning in config.warnings:
         events.emit("configuration_warning", warning=warning)
+    make_the_most_of_descriptors(config.worker_settings(), config.pools, emit=events.emit)
     directory = config.state.dir
     prepare_directory(directory)
     stack.callback(StateLock.acquire(directory).release)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ KINDS = ("plain", "browser")
 def benchmarks_on_the_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("bodies", "compare", "memory", "proxies", "rig", "strictness"):
+    for name in ("bodies", "compare", "hostile", "memory", "paced", "proxies", "rig", "strictness"):
         sys.modules.pop(name, None)
 
 
@@ -32,6 +34,11 @@ def compare():
 @pytest.fixture
 def memory():
     return importlib.import_module("memory")
+
+
+@pytest.fixture
+def hostile():
+    return importlib.import_module("hostile")
 
 
 @pytest.fixture
@@ -165,3 +172,90 @@ def test_a_peer_that_forwards_what_nobody_can_read_is_not_stricter(strictness):
     peer, mine = strictness.Outcome(case, doubts=["framed twice"]), strictness.Outcome(case, forwarded=[arrived()])
     assert strictness.difference(peer, mine) == ""
     assert strictness.stricter({"nginx": [peer], "bgproxy": [mine]}, ["nginx"]) == {}
+
+
+# --- hostile clients --------------------------------------------------------------------------------------------------
+
+
+def test_one_error_of_the_normal_traffic_or_none_of_it_fails_a_mode(hostile):
+    assert hostile.Result("idle", sent=10).passed
+    assert not hostile.Result("idle", sent=10, errors={"TimeoutError: ": 1}).passed
+    assert not hostile.Result("idle").passed
+
+
+def test_a_row_shows_what_was_held_and_what_bit(hostile):
+    result = hostile.Result("body", 12_000, 10_000, 30_000, {"a": 2, "b": 1}, 1.25, 50 << 20, {"stalled": 1234})
+    assert str(result) == "| slow body (`-B`) | 12,000 | 10,000 | 30,000 | 3 | 1.2 | 50 MiB | stalled 1,234 |"
+    assert str(hostile.Result("idle")).endswith("| none |")
+    header, rule, row = hostile.table([result]).splitlines()
+    assert header.count("|") == rule.count("|") == row.count("|")
+
+
+def test_metrics_are_summed_by_reason(hostile):
+    text = """# HELP bgproxy_rejected_requests_total Refused
+bgproxy_rejected_requests_total{reason="stalled"} 3
+bgproxy_upstream_errors_total{colour="blue",reason="client_gone"} 4
+bgproxy_upstream_errors_total{colour="green",reason="client_gone"} 1
+bgproxy_client_connections 17
+bgproxy_client_accepts_total 1e+05
+bgproxy_epoch 9
+"""
+    counted = {"stalled": 3, "client_gone": 5, "client_connections": 17, "client_accepts": 100_000}
+    assert hostile.parsed(text) == counted
+
+
+def test_every_mode_has_a_title(hostile):
+    assert set(hostile.TITLES) == set(hostile.MODES)
+
+
+def test_an_unknown_mode_is_refused(hostile, capsys):
+    with pytest.raises(SystemExit) as left:
+        hostile.read_options(["--modes", "idle,nonsense"])
+    assert left.value.code == 2
+    assert "nonsense unknown" in capsys.readouterr().err
+
+
+class FakeProxy(threading.Thread):
+    """Answers whatever it is asked with `answer`, on one connection after the other."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.answer = answer
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def serve(self, connection: socket.socket) -> None:
+        with connection:
+            while connection.recv(4096):
+                connection.sendall(self.answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "errors"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", {}),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno", {"ValueError: an answer to somebody else: b'no'": 40}),
+        (
+            b"HTTP/1.1 503 Busy\r\nX-BG-Reason: queue_full\r\nContent-Length: 2\r\n\r\nok",
+            {"ValueError: http/1.1 503 busy queue_full": 40},
+        ),
+    ],
+)
+def test_the_normal_traffic_counts_every_request_that_did_not_get_its_answer(answer, errors):
+    paced = importlib.import_module("paced")
+    proxy = FakeProxy(answer)
+    proxy.start()
+    try:
+        said = asyncio.run(paced.run(proxy.port, rate=400, seconds=0.1))
+    finally:
+        proxy.listener.close()
+    assert (said["sent"], said["errors"]) == (40, errors)
+    assert said["p99_ms"] > 0

@@ -159,11 +159,13 @@ ROOT = Section(
                     Limits,
                     {
                         "connections": whole_number(1, 1_000_000),
+                        "requests": whole_number(0, 1_000_000_000),
                         "pipeline": whole_number(1, 1000),
                         "head_bytes": size("1KiB", "1MiB"),
                         "header_count": whole_number(1, 10_000),
                         "target_bytes": size("64B", "1MiB"),
                         "body_bytes": size("0", "1024TiB"),
+                        "buffered_bytes": size("0", "1024TiB"),
                     },
                 ),
             },

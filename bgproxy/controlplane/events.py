@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 WARNINGS = frozenset(
     {
         "configuration_warning",
+        "descriptors_short",
         "drain_timed_out",
         "orphans_found",
         "orphans_killed",
@@ -31,6 +32,7 @@ WARNINGS = frozenset(
         "worker_died",
         "worker_killed",
         "worker_not_started",
+        "worker_out_of_descriptors",
         "workers_did_not_acknowledge",
         "workers_record_unusable",
     }

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from bgproxy.core import messages
-from bgproxy.core.messages import Certified, Drained, Ejected, Ready, Seen, TableAccepted
+from bgproxy.core.messages import Certified, Drained, Ejected, OutOfDescriptors, Ready, Seen, TableAccepted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -41,6 +41,7 @@ class WorkerProcess(asyncio.Protocol):
         ejected: Callable[[WorkerProcess, Ejected], None],
         certified: Callable[[WorkerProcess, Certified], None] = lambda worker, report: None,
         broken: Callable[[WorkerProcess, str], None],
+        out_of_descriptors: Callable[[WorkerProcess, int], None] = lambda worker, limit: None,
     ) -> None:
         self.number = number
         self.pid = 0
@@ -55,6 +56,7 @@ class WorkerProcess(asyncio.Protocol):
         self.exit_status = 0  # negative: the signal that ended it
         self._changed, self._gone, self._ejected, self._broken = changed, gone, ejected, broken
         self._certified = certified
+        self._out_of_descriptors = out_of_descriptors
         self._lines = messages.LineSplitter()
         self._transport: asyncio.Transport | None = None
         self._pidfd = -1
@@ -169,6 +171,8 @@ class WorkerProcess(asyncio.Protocol):
                 self._ejected(self, message)
             case Certified():
                 self._certified(self, message)
+            case OutOfDescriptors(limit):
+                self._out_of_descriptors(self, limit)
         self._changed()
 
     def _ended(self) -> None:

@@ -189,6 +189,7 @@ class Workers:
             ejected=self._ejected,
             certified=self._certified,
             broken=self._broken,
+            out_of_descriptors=self._out_of_descriptors,
         )
         try:
             slot.worker = worker
@@ -253,6 +254,9 @@ class Workers:
     def _certified(self, worker: WorkerProcess, report: Certified) -> None:
         if report.error:
             self._emit("tls_not_taken", worker=worker.number, version=report.version, error=report.error)
+
+    def _out_of_descriptors(self, worker: WorkerProcess, limit: int) -> None:
+        self._emit("worker_out_of_descriptors", worker=worker.number, limit=limit)
 
     def _unfinished(self, worker: WorkerProcess) -> Cut:
         cells = self._segment.slots[worker.number].cells

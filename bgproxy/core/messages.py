@@ -79,6 +79,12 @@ class Certified(msgspec.Struct, frozen=True, tag="certified"):
     error: str = ""
 
 
+class OutOfDescriptors(msgspec.Struct, frozen=True, tag="out_of_descriptors"):
+    """Worker → supervisor: all of its `limit` descriptors are in use; new connections are closed unheard."""
+
+    limit: int
+
+
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """Worker → supervisor: no connection is left; what had to be cut at the deadline."""
 
@@ -87,7 +93,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
 
 
 ToWorker: TypeAlias = Configure | Certify | Published | Drain
-ToSupervisor: TypeAlias = Ready | TableAccepted | Seen | Ejected | Certified | Drained
+ToSupervisor: TypeAlias = Ready | TableAccepted | Seen | Ejected | Certified | OutOfDescriptors | Drained
 
 _encode = msgspec.json.Encoder().encode
 _decode_to_worker = msgspec.json.Decoder(ToWorker).decode

@@ -16,14 +16,16 @@ class Timeouts(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Client side; sizes in bytes, `body_bytes` 0 means no limit."""
+    """Client side; sizes in bytes. 0 means no limit for `requests`, `body_bytes` and `buffered_bytes`."""
 
     connections: int = 10_000
+    requests: int = 10_000
     pipeline: int = 8
     head_bytes: int = 32 * 1024
     header_count: int = 100
     target_bytes: int = 8 * 1024
     body_bytes: int = 0
+    buffered_bytes: int = 256 * 1024 * 1024
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True):

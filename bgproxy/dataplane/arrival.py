@@ -11,6 +11,7 @@ import socket
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from bgproxy.dataplane.downstream import FIRST_REQUEST_NS
+from bgproxy.dataplane.room import is_out_of_descriptors
 from bgproxy.shm import worker_slot as slot
 from bgproxy.wire import proxy_protocol
 from bgproxy.wire.forwarded import address_of
@@ -51,7 +52,9 @@ class Acceptor:
                 sock, name = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError:
+            except OSError as error:
+                if is_out_of_descriptors(error):
+                    self._plane.room.out_of_descriptors()
                 self._plane.loop.remove_reader(self._listener)
                 self._retry = self._plane.loop.call_later(RETRY_S, self._listen)
                 return
@@ -63,7 +66,7 @@ class Acceptor:
         if not plane.is_trusted(address_of(name)):
             plane.cells[slot.rejected_cell("proxy_protocol")] += 1
             sock.close()
-        elif len(plane.clients) >= plane.settings.limits.connections:
+        elif len(plane.clients) >= plane.room.limit and not plane.room.make():
             plane.cells[slot.rejected_cell("connections")] += 1
             sock.close()  # without an answer: who knows whether it speaks TLS
         else:
@@ -133,6 +136,12 @@ class Arrival:
             self._refuse(is_counted=True)
         else:
             self._handover.cancel()
+
+    def idle_since(self) -> int:
+        return max(1, self.deadline - self._plane.header_ns) if self._handover is None else 0
+
+    def make_room(self) -> None:
+        self.abandon()
 
     def drain(self) -> None:
         """Just accepted: its first request is on its way behind the header, and is still answered."""

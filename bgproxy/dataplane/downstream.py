@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from bgproxy.dataplane import exchange as exchanges
 from bgproxy.dataplane.exchange import DRAINED, Exchange
 from bgproxy.dataplane.flow import Connection, unwritten
 from bgproxy.dataplane.flow import reset as close_by_reset
@@ -42,7 +43,18 @@ class Downstream(Connection):
     request will be read; `closing` where nothing more will be said.
     """
 
-    __slots__ = ("_buffer", "_eof", "_introduction", "added", "closing", "exchange", "must_close", "peer", "upload")
+    __slots__ = (
+        "_buffer",
+        "_eof",
+        "_introduction",
+        "_requests_left",
+        "added",
+        "closing",
+        "exchange",
+        "must_close",
+        "peer",
+        "upload",
+    )
 
     def __init__(self, plane: DataPlane, introduction: Introduction | None = None) -> None:
         super().__init__(plane)
@@ -53,6 +65,7 @@ class Downstream(Connection):
         self.closing = False
         self._buffer = b""  # what came and was not used yet: the beginning of a head, or what is pipelined
         self._eof = False
+        self._requests_left = plane.requests_per_connection  # 0 at first: without end, because it is never 0 again
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
@@ -63,15 +76,15 @@ class Downstream(Connection):
         self.added = plane.hsts_line if self.peer.proto == b"https" else b""
         plane.clients.add(self)
         plane.cells[slot.CONNECTIONS_TOTAL] += 1
-        if len(plane.clients) > plane.settings.limits.connections:
-            self.refuse(Refusal(503, "connections", "this proxy has as many connections as it may"))
-            return
         self.deadline = plane.deadlines.now + plane.keep_alive_ns
+        if len(plane.clients) > plane.room.limit and not plane.room.make(self):
+            plane.room.turn_away(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.waiting is not None:
             self._turn.handle_now(self)
         self._plane.deadlines.forget(self)
+        self._plane.buffers.forget(self)
         self._plane.client_lost(self)
         exchange, self.exchange = self.exchange, None
         self.closing = True
@@ -115,15 +128,20 @@ class Downstream(Connection):
         self.exchange = None
         self._turn.flush()
         if reset:
-            self.closing = True
-            close_by_reset(self.transport)
+            self.drop()
         else:
             self.close()
+
+    def drop(self) -> None:
+        """End it at once and for both sides: what we and the kernel still hold for it is given up."""
+        self.closing = True
+        close_by_reset(self.transport)
 
     def take_over(self) -> tuple[bytes, bool]:
         """The connection becomes a tunnel; what had come behind the request goes there, and whether its FIN had."""
         self.exchange = None
         self.closing = True  # not ours to close when the worker drains: the tunnel ends by itself, or is cut
+        self._plane.buffers.forget(self)
         early, self._buffer = self._buffer, b""
         return early, self._eof
 
@@ -174,6 +192,9 @@ class Downstream(Connection):
         request = plane.requests.read(data)  # exactly one head: nearly always so
         if type(request) is RequestHead:
             self.deadline = 0
+            self._requests_left -= 1
+            if self._requests_left == 0:
+                self._last_request()
             self.exchange = exchange = Exchange(plane, self, request)
             exchange.begin()
         else:
@@ -216,6 +237,9 @@ class Downstream(Connection):
             return
         self.deadline = 0
         self.must_close = not request.keep_alive
+        self._requests_left -= 1
+        if self._requests_left == 0:
+            self._last_request()
         self.exchange = exchange = Exchange(self._plane, self, request)
         if request.body:
             self._begin_body(exchange, request)
@@ -223,6 +247,12 @@ class Downstream(Connection):
         exchange.begin()
         if self._buffer and self.exchange is not None:
             self._keep_pipelined(b"")
+
+    def _last_request(self) -> None:
+        """As many as one connection may carry: the answer says so."""
+        if not self.must_close:
+            self.must_close = True
+            self._plane.cells[slot.closed_cell("requests")] += 1
 
     def _await_rest_of_head(self, data: bytes) -> None:
         if self._refuse_hopeless(data):
@@ -235,6 +265,7 @@ class Downstream(Connection):
             return
         if not self._buffer:  # once per head: a dripped byte does not extend it
             self.deadline = self._plane.clock() + self._plane.header_ns
+        self._plane.buffers.holds(self, len(data) - len(self._buffer))
         self._buffer = data
 
     def _refuse_hopeless(self, data: bytes) -> bool:
@@ -248,7 +279,11 @@ class Downstream(Connection):
 
     def _keep_pipelined(self, data: bytes) -> None:
         self._buffer += data
-        if len(self._buffer) > self._plane.head_bytes or self._buffer.count(b"\r\n\r\n") >= self._plane.pipeline:
+        plane = self._plane
+        plane.buffers.holds(self, len(data) or len(self._buffer))
+        if len(self._buffer) > plane.head_bytes or self._buffer.count(b"\r\n\r\n") >= plane.pipeline:
+            if not self._reading_paused:
+                plane.cells[slot.PIPELINE_PAUSES] += 1
             self.pause_reading()
 
     # --- request bodies ----------------------------------------------------------------------------------------------
@@ -264,21 +299,28 @@ class Downstream(Connection):
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
         exchange.begin()
         if self.exchange is exchange and exchange.upstream is None:
+            self._plane.buffers.holds(self, len(self._buffer))
             self.pause_upload()  # no connection yet: what came waits in the buffer, the rest in the kernel
 
     def pause_upload(self) -> None:
         """The upstream does not keep up."""
+        exchange = self.exchange
         if self.upload is not None:
             self.deadline = 0
             self.pause_reading()
+            if exchange is not None and exchange.upstream is not None:
+                exchange.upstream.waits_for_body(False)
 
     def resume_upload(self) -> None:
         if self.upload is None:
             return
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
         self.resume_reading()
+        exchange = self.exchange
         if self._buffer:
             self._read_body(self.upload)
+        elif exchange is not None and exchange.upstream is not None and not exchange.request.expects_continue:
+            exchange.upstream.waits_for_body(True)  # who waits for a 100 is kept waiting itself
         exchange = self.exchange
         if self._eof and self.upload is not None and exchange is not None:
             self.exchange = None
@@ -288,6 +330,7 @@ class Downstream(Connection):
     def _read_body(self, upload: Upload) -> None:
         exchange = self.exchange
         if exchange is None or exchange.upstream is None:
+            self._plane.buffers.holds(self, len(self._buffer))
             self.pause_reading()
             return
         self.deadline = self._plane.deadlines.now + self._plane.client_body_ns
@@ -296,10 +339,14 @@ class Downstream(Connection):
         if end >= 0:
             self._buffer = data[end:]
             self._end_upload(exchange)
+        elif exchange.upstream is not None and not self._reading_paused:
+            exchange.upstream.waits_for_body(True)
 
     def _end_upload(self, exchange: Exchange) -> None:
         self.upload = None
         self.deadline = self._plane.deadlines.now + HALF_CLOSED_NS if self._eof else 0
+        if exchange.upstream is not None:
+            exchange.upstream.waits_for_body(False)
         exchange.end_body()
         if self._buffer:
             self._keep_pipelined(b"")
@@ -323,6 +370,7 @@ class Downstream(Connection):
             if self.upload is None and not self._buffer:
                 self.close()
             else:
+                self._buffer = b""
                 linger(self._plane, self)
         elif self.is_slow:
             # resume_writing goes on: answers are not piled up for a client that does not read
@@ -386,16 +434,57 @@ class Downstream(Connection):
         if self.takes_what_is_written():
             self.deadline = now + self._plane.write_idle_ns
             return
-        if not self.closing:
-            self._plane.cells[slot.rejected_cell("write_timeout")] += 1
-        self.transport.abort()
+        self._plane.cells[slot.rejected_cell("write_timeout")] += 1
+        self._give_up(exchanges.TIMEOUT)
+
+    def _give_up(self, termination: str) -> None:
+        """The client takes nothing of its answer; what was running is logged as such."""
+        exchange, self.exchange = self.exchange, None
+        self.drop()
+        if exchange is not None:
+            exchange.client_gone(termination)
 
     def _on_idle_deadline(self) -> None:
         if self._buffer:
             refusal = Refusal(408, "header_timeout", "the request head did not arrive in time")
             self.refuse(refusal, request_head=self._buffer)
         else:
+            if not self._plane.draining:
+                self._plane.cells[slot.closed_cell("keep_alive")] += 1
             self.close()
+
+    # --- where there is too much of something ------------------------------------------------------------------------
+
+    def idle_since(self) -> int:
+        """When it began to wait for its client: for a request, the rest of a head, or to take an answer. In ns; 0 while
+        it does not."""
+        if self.exchange is not None or self.waiting is not None or self.closing:
+            return 0
+        plane = self._plane
+        patience = plane.write_idle_ns if self.is_slow else plane.header_ns if self._buffer else plane.keep_alive_ns
+        return max(1, self.deadline - patience)
+
+    def make_room(self) -> None:
+        """Somebody else needs the place more."""
+        if self.is_slow:
+            self.drop()
+        else:
+            self.close()
+
+    def held(self) -> int:
+        return len(self._buffer) + (self.transport.get_write_buffer_size() if self.is_slow else 0)
+
+    def shed(self) -> None:
+        """A request that was not begun is refused; what is being answered is cut."""
+        exchange = self.exchange
+        why = "this proxy holds as much for slow clients as it may"
+        if exchange is None and not self.closing and not self.is_slow:
+            self.refuse(Refusal(503, "buffered_bytes", why))
+        elif exchange is not None and not exchange.status and exchange.upstream is None and not self.is_slow:
+            exchange.client_failed(503, "buffered_bytes", why)
+        else:
+            self._plane.cells[slot.rejected_cell("buffered_bytes")] += 1
+            self._give_up(exchanges.LIMIT)
 
     def pause_writing(self) -> None:
         """The client does not keep up: neither does its upstream, then."""

@@ -43,6 +43,7 @@ AS_IT_IS, IN_CHUNKS, UNTIL_THE_END = range(3)
 
 # How an exchange ended, in the access log.
 OK, CLIENT_ABORT, UPSTREAM_RESET, TIMEOUT, DRAINED = "ok", "client_abort", "upstream_reset", "timeout", "drained"
+LIMIT = "limit"  # cut because this worker held too much
 
 
 class Exchange:
@@ -235,6 +236,8 @@ class Exchange:
         wanted = response.status != 100 or self.request.expects_continue
         if self.request.minor == 1 and wanted:
             self.client.write(encode.interim(response))
+            if response.status == 100 and self.client.upload is not None and self.upstream is not None:
+                self.upstream.waits_for_body(True)
 
     def respond(self, response: ResponseHead, body: bytes) -> None:
         """The final head, and the beginning of the body or all of it."""
@@ -305,13 +308,23 @@ class Exchange:
     def client_failed(self, status: int, reason: str, detail: str) -> None:
         """The client broke its own request: the upstream's copy is never completed."""
         self._drop_upstream()
-        termination = TIMEOUT if status == 408 else CLIENT_ABORT
+        termination = TIMEOUT if status == 408 else LIMIT if status == 503 else CLIENT_ABORT
         self._plane.cells[slot.rejected_cell(reason)] += 1
         if self.status:
             self._finish(termination)
             self.client.cut(reset=self._framing == UNTIL_THE_END)
             return
         self._answer(status, reason, detail, termination)
+
+    def stalled(self) -> None:
+        """Others wait for the upstream connection that this client keeps busy by doing nothing."""
+        if not self.status:
+            self.client_failed(408, "stalled", "the request body came too slowly while others had to wait")
+            return
+        self._plane.cells[slot.rejected_cell("stalled")] += 1
+        self.client.exchange = None
+        self.client.drop()
+        self.client_gone(TIMEOUT)
 
     def client_gone(self, termination: str = CLIENT_ABORT) -> None:
         """Nobody is left to answer: 499, and the upstream learns of it by its connection being closed."""

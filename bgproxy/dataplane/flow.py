@@ -29,7 +29,10 @@ def unwritten(transport: asyncio.Transport) -> int:
     sock = transport.get_extra_info("socket")
     if sock is None:  # gone: over TLS we are told a turn later than it happens
         return 0
-    (in_kernel,) = _COUNT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _COUNT.pack(0)))
+    try:
+        (in_kernel,) = _COUNT.unpack(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, _COUNT.pack(0)))
+    except (OSError, ValueError):  # closed since
+        in_kernel = 0
     count: int = transport.get_write_buffer_size() + in_kernel
     return count
 
@@ -71,6 +74,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        # pause_writing as soon as the kernel does not take everything: whoever holds bytes here is known (buffers.py)
+        self.transport.set_write_buffer_limits(0)
         self.send = self.transport.write  # bound once: one attribute less per request
         self._plane.deadlines.watch(self)
 
@@ -78,6 +83,12 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     def handle(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def held(self) -> int:
+        raise NotImplementedError
+
+    def shed(self) -> None:
         raise NotImplementedError
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -96,6 +107,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.is_slow = True
         self._unwritten = unwritten(self.transport)
+        self._plane.buffers.holds(self, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         self.is_slow = False

@@ -15,9 +15,11 @@ from bgproxy.core.messages import ToSupervisor
 from bgproxy.core.model import COLOURS, PoolTable
 from bgproxy.core.settings import TRUSTED_UNIX, WorkerSettings
 from bgproxy.dataplane.access_log import AccessLog
+from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.deadlines import Deadlines
 from bgproxy.dataplane.pool import UpstreamPool
 from bgproxy.dataplane.resolver import Resolver
+from bgproxy.dataplane.room import Room
 from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
@@ -45,6 +47,12 @@ class Client(Protocol):
     def abandon(self) -> None:
         """Leave now."""
 
+    def idle_since(self) -> int:
+        """Since when it has waited for its peer, in ns; 0 while it does not."""
+
+    def make_room(self) -> None:
+        """Leave: somebody else needs the place more."""
+
 
 class DataPlane:
     """One per worker. Attributes are public for the connections, which read them once per request."""
@@ -65,6 +73,7 @@ class DataPlane:
         "access_log",
         "board",
         "body_idle_ns",
+        "buffers",
         "cells",
         "certificates",
         "client_body_ns",
@@ -86,10 +95,12 @@ class DataPlane:
         "replies",
         "report",
         "requests",
+        "requests_per_connection",
         "resolver",
         "response_bytes",
         "response_ns",
         "responses",
+        "room",
         "settings",
         "stream_idle_ns",
         "table",
@@ -115,6 +126,8 @@ class DataPlane:
         self.certificates: Contexts | None = None
         self.tunnels: set[Tunnel] = set()
         self.turn = Turn(loop)
+        self.room = Room(self)
+        self.buffers = Buffers(loop.call_soon)
         self.draining = False
         self.drained = asyncio.Event()
         self.http_date = b""
@@ -141,6 +154,9 @@ class DataPlane:
         self.upstream_idle_ns = _ns(upstream.idle_timeout)
         self.head_bytes = limits.head_bytes
         self.pipeline = limits.pipeline
+        self.requests_per_connection = limits.requests
+        self.room.configure(settings, table)
+        self.buffers.configure(limits.buffered_bytes)
         self._id_line = b"\r\n%b: " % settings.headers.request_id.encode()
         self._new_id_line = self._id_line + self._id_prefix
         self._id_block = b"%b%x" % (self._new_id_line, self._id_blocks)
@@ -211,6 +227,7 @@ class DataPlane:
 
     def client_lost(self, client: Client) -> None:
         self.clients.discard(client)
+        self.room.forget(client)
         if self.draining and not self.clients:
             self.drained.set()
 
@@ -222,6 +239,9 @@ class DataPlane:
         cells[slot.HEARTBEAT_NS] = self.clock()
         cells[slot.LAG_NS] = self.deadlines.lag_ns
         cells[slot.CLIENT_CONNECTIONS] = len(self.clients)
+        self.buffers.count()
+        cells[slot.BUFFERED_BYTES] = self.buffers.size
+        self.room.look_for_descriptors()
         self.http_date = formatdate(usegmt=True).encode()
         for pool in self.pools:
             parked = opened = waiting = reuses = 0

@@ -14,6 +14,8 @@ from bgproxy.core.failure import Failure
 from bgproxy.core.messages import Ejected
 from bgproxy.core.model import Upstream
 from bgproxy.core.retry import IDEMPOTENT
+from bgproxy.dataplane.room import is_out_of_descriptors
+from bgproxy.dataplane.stalled import STALLED_NS, Stalled
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
 from bgproxy.tls.upstream import why
@@ -45,6 +47,7 @@ class Server:
         "parked",
         "requests",
         "reuses",
+        "stalled",
         "waiting",
         "weight",
     )
@@ -63,6 +66,7 @@ class Server:
         self.open = 0
         self.parked: list[UpstreamConnection] = []
         self.waiting: deque[Exchange] = deque()
+        self.stalled = Stalled()
         self.ejected = False
         self.connect_failures = 0
         self._failures = 0  # consecutive
@@ -108,10 +112,16 @@ class Server:
             self.open += 1
             self._plane.spawn(self._connect(exchange))
         elif len(self.waiting) < limits.max_waiting:
-            exchange.waiting_until = self._plane.clock() + int(limits.connect_timeout * 1e9)
-            self.waiting.append(exchange)
+            self._wait(exchange)
+            self._end_stalled(self._plane.deadlines.now)
+        elif self._end_stalled(self._plane.deadlines.now, 0):  # rather who does nothing than who has only just come
+            self._wait(exchange)
         else:
             exchange.failed(failures.QUEUE_FULL)
+
+    def _wait(self, exchange: Exchange) -> None:
+        exchange.waiting_until = self._plane.clock() + int(self._plane.settings.upstream.connect_timeout * 1e9)
+        self.waiting.append(exchange)
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange has ended without ever getting a connection."""
@@ -121,6 +131,17 @@ class Server:
     def give_up_waiting(self, now: int) -> None:
         while self.waiting and self.waiting[0].waiting_until <= now:
             self.waiting.popleft().failed(failures.QUEUE_TIMEOUT)
+        for _ in range(len(self.waiting)):
+            if not self._end_stalled(now):
+                break
+
+    def _end_stalled(self, now: int, patience: int = STALLED_NS) -> bool:
+        """Free the connection of a client that keeps it busy by doing nothing, for the next who waits."""
+        connection = self.stalled.take_longest(now, patience)
+        if connection is None or connection.exchange is None:
+            return False
+        connection.exchange.stalled()
+        return True
 
     async def _connect(self, exchange: Exchange) -> None:
         try:
@@ -134,6 +155,9 @@ class Server:
             if self.address.server_name and isinstance(error, ssl.SSLError | ConnectionResetError):
                 self._connect_failed(exchange, failures.TLS_FAILED, why(error))
             else:
+                if is_out_of_descriptors(error):
+                    self._failures -= 1  # ours, not the upstream's: no reason to leave it out
+                    self._plane.room.out_of_descriptors()
                 self._connect_failed(exchange, failures.CONNECT_FAILED, str(error))
         else:
             if not self.address.server_name:  # over TLS they may still refuse us: known when the connection ends
@@ -218,6 +242,7 @@ class Server:
         """A connection is closed, for whatever reason; `refusal` where the upstream never took it (TLS 1.3 tells only
         after the handshake that a client certificate is missed)."""
         self.open -= 1
+        self.stalled.end(connection)
         self.unpark(connection)
         if refusal:
             self._count_failure(refusal)

@@ -68,7 +68,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._raw = cast("asyncio.Transport", transport)
         plane = self._plane
-        if len(plane.clients) >= plane.settings.limits.connections:
+        if len(plane.clients) >= plane.room.limit and not plane.room.make():
             self._fail("connections")  # a handshake costs more than many requests: none for a connection too many
             return
         plane.clients.add(self)
@@ -139,6 +139,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def on_deadline(self, now: int) -> None:
         if not self._closing:
             self._plane.cells[slot.rejected_cell("tls_timeout")] += 1
+        self.abandon()
+
+    def idle_since(self) -> int:
+        """A handshake that does not end is no better than a request that does not come."""
+        return max(1, self.deadline - self._plane.header_ns)
+
+    def make_room(self) -> None:
         self.abandon()
 
     def drain(self) -> None:
@@ -309,6 +316,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def resume_reading(self) -> None:
         self._raw.resume_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._raw.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
         return self._raw.get_write_buffer_size()

@@ -98,6 +98,13 @@ class Tunnel:
         self._time_out()
         self.close()
 
+    def shed(self) -> None:
+        """This worker holds too much for those who do not read."""
+        self.plane.cells[slot.rejected_cell("buffered_bytes")] += 1
+        self._is_broken = True
+        self.termination = "limit"
+        self.close()
+
     def _time_out(self) -> None:
         if self.termination == "ok":
             self.termination = "timeout"
@@ -206,6 +213,7 @@ class TunnelEnd(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self._plane.deadlines.forget(self)
+        self._plane.buffers.forget(self)
         self._tunnel.end_lost(self, exc)
 
     # --- time and flow -----------------------------------------------------------------------------------------------
@@ -220,6 +228,12 @@ class TunnelEnd(Connection):
         super().pause_writing()
         self.deadline = self._plane.deadlines.now + self._patience_ns
         self.other.pause_reading()
+
+    def held(self) -> int:
+        return 0 if self.is_lost else self.transport.get_write_buffer_size()
+
+    def shed(self) -> None:
+        self._tunnel.shed()
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from bgproxy.core import failure as failures
 from bgproxy.core.failure import Failure
-from bgproxy.dataplane.flow import Connection
+from bgproxy.dataplane.flow import Connection, unwritten
 from bgproxy.tls.upstream import why
 from bgproxy.wire.framing import BAD, Decoder, UnframedDecoder, decoder_of
 from bgproxy.wire.response import BadResponse, ReadResponse, ResponseHead
@@ -57,6 +57,7 @@ class UpstreamConnection(Connection):
                 successor.connection_lost(exc)
                 return
         self._plane.deadlines.forget(self)
+        self._plane.buffers.forget(self)
         exchange, self.exchange = self.exchange, None
         refused = (
             isinstance(exc, ssl.SSLError) and exchange is not None and not exchange.was_reused and self.nothing_received
@@ -171,6 +172,7 @@ class UpstreamConnection(Connection):
             self._begin_response(exchange, response, data, end)
 
     def _await_rest_of_head(self, exchange: Exchange, data: bytes) -> None:
+        self._plane.buffers.holds(self, len(data))
         self._held = data
         if len(data) > HEAD_BYTES or not data.startswith(b"HTTP/1."[: len(data)]):
             self._bad(exchange, "the response head is too long, or not HTTP/1.1")
@@ -241,6 +243,36 @@ class UpstreamConnection(Connection):
             failure = failures.RESPONSE_TIMEOUT if self._decoder is None else failures.RESPONSE_IDLE
             self.close()
             exchange.failed(failure)
+
+    def pause_reading(self) -> None:
+        """The client does not take its answer."""
+        exchange = self.exchange
+        if exchange is not None and not self._reading_paused:
+            transport = exchange.client.transport
+            self.server.stalled.begin(self, self._plane.deadlines.now, lambda: unwritten(transport))
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused:
+            self.server.stalled.end(self)
+        super().resume_reading()
+
+    def waits_for_body(self, does: bool) -> None:
+        """The client is to send more of its request, or there is nothing more to come or to be taken now."""
+        if does:
+            self.server.stalled.begin(self, self._plane.deadlines.now)
+        else:
+            self.server.stalled.end(self)
+
+    def held(self) -> int:
+        return len(self._held) + (self.transport.get_write_buffer_size() if self.is_slow else 0)
+
+    def shed(self) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            self.transport.abort()
+        else:
+            exchange.client_failed(503, "buffered_bytes", "this proxy holds as much for slow upstreams as it may")
 
     def pause_writing(self) -> None:
         """The upstream does not keep up: neither does its client, then."""

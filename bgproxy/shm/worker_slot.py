@@ -40,6 +40,10 @@ TUNNELS_TOTAL = COUNTERS + 12  # + colour
 ACCESS_LOG_DROPPED = COUNTERS + 14
 TLS_HANDSHAKES = COUNTERS + 24  # + 1 for those that resumed a session
 REDIRECTS = COUNTERS + 26  # plain requests that were sent to https
+PIPELINE_PAUSES = COUNTERS + 15
+
+CLIENT_CLOSES = ("keep_alive", "requests", "make_room")
+CLOSED = COUNTERS + 16  # + index in CLIENT_CLOSES: closed by us between two requests, as HTTP allows
 
 REJECTIONS = (
     "bad_request",
@@ -59,6 +63,9 @@ REJECTIONS = (
     "tls_timeout",  # it did not end in time
     "plain_on_tls",  # plain HTTP where TLS is spoken
     "no_certificate",  # a redirect to a name that no certificate covers
+    "too_many_fields",
+    "stalled",
+    "buffered_bytes",
 )
 REJECTED = COUNTERS + 32  # + index in REJECTIONS: refused before a colour was chosen, or cut by a limit
 
@@ -131,6 +138,10 @@ def error_cell(colour: int, reason: str) -> int:
 
 def rejected_cell(reason: str) -> int:
     return REJECTED + REJECTIONS.index(reason)
+
+
+def closed_cell(reason: str) -> int:
+    return CLOSED + CLIENT_CLOSES.index(reason)
 
 
 class WorkerSlot:

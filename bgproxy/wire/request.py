@@ -171,7 +171,7 @@ class RequestReader:
         if len(target) > self._target_bytes:
             return Refusal(414, "target_too_long", f"the request target is longer than {self._target_bytes} bytes")
         if not self._is_small(head, target):
-            return Refusal(431, "head_too_large", f"more than {self._header_count} header fields")
+            return Refusal(431, "too_many_fields", f"more than {self._header_count} header fields")
         if version not in (b"HTTP/1.1", b"HTTP/1.0"):
             return Refusal(505, "unsupported", "only HTTP/1.1 and HTTP/1.0 are spoken here")
         if method in _REFUSED_METHODS:

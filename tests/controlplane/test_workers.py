@@ -10,6 +10,7 @@ import pytest
 
 from bgproxy.controlplane import workers as module
 from bgproxy.core.certificates import TlsMaterial
+from bgproxy.core.messages import OutOfDescriptors, encode
 from bgproxy.core.model import BLUE, GREEN
 from bgproxy.shm import worker_slot
 from tests.support.proxies import FakeProxy, eventually
@@ -211,6 +212,11 @@ async def test_a_report_that_an_upstream_is_left_out_ends_with_its_worker(make):
     proxy.modes()
     os.kill(worker(proxy, 0).pid, signal.SIGKILL)
     await eventually(lambda: proxy.workers.ejected_until(GREEN, 0) is None, "the end of the report")
+
+
+async def test_a_worker_without_descriptors_is_an_event(proxy):
+    worker(proxy, 1).data_received(encode(OutOfDescriptors(1024)))
+    assert proxy.emit.of("worker_out_of_descriptors") == [{"worker": 1, "limit": 1024}]
 
 
 async def test_a_drain_ends_every_worker_and_replaces_none(proxy):

@@ -12,6 +12,7 @@ from bgproxy.core.messages import (
     Drained,
     Ejected,
     LineSplitter,
+    OutOfDescriptors,
     Published,
     Ready,
     Seen,
@@ -29,7 +30,10 @@ TABLE = PoolTable(
     Pool((Upstream("b", 0, Address(path="/run/b.sock")),), balance="round-robin"),
 )
 TO_WORKER = [Configure(WorkerSettings(trusted_proxies=("10.0.0.0/8",)), TABLE), Published(8), Drain(1.5)]
-TO_SUPERVISOR = [Ready(17), TableAccepted(3), Seen(8), Ejected(1, 0, 5, 10.0, 'refused\n"x"'), Drained(2, 1)]
+TO_SUPERVISOR = [
+    *(Ready(17), TableAccepted(3), Seen(8)),
+    *(Ejected(1, 0, 5, 10.0, 'refused\n"x"'), OutOfDescriptors(1024), Drained(2, 1)),
+]
 
 
 @pytest.mark.parametrize("message", TO_WORKER)

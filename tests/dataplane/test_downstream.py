@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.downstream import Downstream
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
@@ -254,7 +255,7 @@ def test_a_trusted_proxy_that_says_nothing_gets_the_usual_fields(plane: Plane) -
     ("sent", "status", "reason"),
     [
         (request("GET", "/", "X-Long: " + "x" * 1100), 431, "head_too_large"),
-        (request("GET", "/", *(f"X-{i}: 1" for i in range(11))), 431, "head_too_large"),
+        (request("GET", "/", *(f"X-{i}: 1" for i in range(11))), 431, "too_many_fields"),
         (b"GET / HTTP/1.1\r\nX-Endless: " + b"x" * 1100, 431, "head_too_large"),
         (request(target="/" + "t" * 250), 414, "target_too_long"),
         (b"GET /" + b"t" * 300, 414, "target_too_long"),
@@ -316,19 +317,44 @@ def test_a_malformed_chunk_is_refused_and_never_passed_on(plane: Plane) -> None:
     assert plane.blue.requests == []
 
 
-def test_connections_over_the_limit_are_answered_and_closed(plane: Plane) -> None:
-    first = plane.client()
-    assert first.ask().status == 200
-    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 1, "a single connection")
-    plane.configure(settings(limits={"connections": 1}))
-    second = plane.client()
-    answer = second.answer()
-    assert (answer.status, answer.one("X-BG-Reason"), answer.one("Retry-After")) == (503, "connections", "1")
-    assert second.is_ended()
-    assert first.ask().status == 200
-    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 1, "the second to be forgotten")
-    plane.configure()
-    assert plane.client().ask().status == 200
+def test_a_connection_carries_so_many_requests_and_its_last_answer_says_that_it_is_the_last(plane: Plane) -> None:
+    plane.configure(settings(limits={"requests": 3}))
+    client = plane.client()
+    assert [client.ask().one("Connection") for _ in range(2)] == ["", ""]
+    client.send(request() + request(target="/never"))
+    last = client.answer()
+    assert (last.body, last.one("Connection")) == (b"hello", "close")
+    assert client.is_ended()
+    assert "/never" not in [asked.target for asked in plane.blue.requests]
+    assert plane.counted(slot.closed_cell("requests")) == 1
+    with_bodies = plane.client()
+    answers = [with_bodies.ask("POST", body=b"x").one("Connection") for _ in range(3)]
+    assert (answers, with_bodies.is_ended()) == (["", "", "close"], True)
+    assert plane.counted(slot.closed_cell("requests")) == 2
+
+
+def test_a_connection_without_that_limit_goes_on(plane: Plane) -> None:
+    plane.configure(settings(limits={"requests": 0}))
+    client = plane.client()
+    assert {client.ask().one("Connection") for _ in range(20)} == {""}
+    assert plane.counted(slot.closed_cell("requests")) == 0
+
+
+def test_a_client_that_closes_anyway_is_not_counted_as_closed_for_it(plane: Plane) -> None:
+    plane.configure(settings(limits={"requests": 1}))
+    assert plane.client().ask("GET", "/", "Connection: close").one("Connection") == "close"
+    assert plane.counted(slot.closed_cell("requests")) == 0
+
+
+def test_it_is_counted_how_often_a_client_that_pipelines_was_no_longer_read_from(plane: Plane) -> None:
+    plane.configure(settings(limits={"pipeline": 2}))
+    plane.blue.script = silent
+    client = plane.client()
+    client.send(request() + request())
+    eventually(lambda: plane.cells[slot.IN_FLIGHT] == 1, "the first request")
+    assert plane.counted(slot.PIPELINE_PAUSES) == 0
+    client.send(request())
+    eventually(lambda: plane.counted(slot.PIPELINE_PAUSES) == 1, "the pause")
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
@@ -376,6 +402,7 @@ def test_an_idle_connection_is_closed_without_a_word(plane: Plane) -> None:
     untidy.send(b"\r\n")  # as old clients do behind a body
     assert never_used.rest() == used.rest() == untidy.rest() == b""
     assert plane.rejected("header_timeout") == 0
+    assert plane.counted(slot.closed_cell("keep_alive")) == 3
 
 
 def test_a_client_that_stops_reading_is_cut(plane: Plane) -> None:
@@ -540,7 +567,9 @@ class FakePlane:
         self.loop = SimpleNamespace(call_soon=self.later.append)
         self.turn = Turn(self.loop)  # type: ignore[arg-type]
         self.deadlines = SimpleNamespace(now=1000)
+        self.buffers = Buffers(self.later.append)
         self.write_idle_ns, self.keep_alive_ns = 30, 75
+        self.requests_per_connection = 0
         self.draining = False
         self.cells = [0] * slot.SLOT_CELLS
 
@@ -621,6 +650,33 @@ def test_a_deadline_does_not_overtake_what_has_come(client: Downstream) -> None:
     client.waiting = request()
     client.on_deadline(2000)
     assert (client.closing, client.deadline) == (False, 2000)
+
+
+def test_a_slow_reader_that_is_cut_is_told_so_in_the_log(client: Downstream) -> None:
+    ended: list[str] = []
+    client.exchange = SimpleNamespace(upstream=None, client_gone=ended.append)  # type: ignore[assignment]
+    client.pause_writing()
+    client.on_deadline(2000)
+    assert (ended, client.exchange) == (["timeout"], None)
+
+
+def test_who_waits_for_what_is_known_by_its_deadline(client: Downstream) -> None:
+    plane = client._plane
+    plane.header_ns = 10
+    client.deadline = 1000
+    assert client.idle_since() == 1000 - plane.keep_alive_ns
+    client._buffer = b"GET"
+    assert client.idle_since() == 1000 - plane.header_ns
+    client.is_slow = True
+    assert client.idle_since() == 1000 - plane.write_idle_ns
+    client.deadline = 0
+    assert client.idle_since() == 1
+    client.waiting = b"GET"
+    assert client.idle_since() == 0
+    client.waiting, client.closing = None, True
+    assert client.idle_since() == 0
+    client.closing, client.exchange = False, object()  # type: ignore[assignment]
+    assert client.idle_since() == 0
 
 
 def test_a_slow_reader_is_given_its_last_answer_before_it_is_left(client: Downstream) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import uvloop
 
+from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.flow import Connection, reset, unwritten
 from bgproxy.dataplane.turn import Turn
 from tests.support.plane import eventually
@@ -30,6 +31,7 @@ class FakeTransport:
         self.pause_reading = lambda: self.calls.append("pause")
         self.resume_reading = lambda: self.calls.append("resume")
         self.get_extra_info = {"socket": IDLE_SOCKET}.get
+        self.set_write_buffer_limits = lambda _: None
 
 
 @pytest.fixture
@@ -43,6 +45,7 @@ def connection(transport: FakeTransport) -> Connection:
     plane = SimpleNamespace(
         turn=Turn(SimpleNamespace(call_soon=lambda run: None)),  # type: ignore[arg-type]
         deadlines=SimpleNamespace(watch=watched.append),
+        buffers=Buffers(lambda callback: None),
     )
     made = Connection(plane)  # type: ignore[arg-type]
     made.connection_made(transport)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.linger import LINGER_NS, Lingering, linger
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
@@ -48,11 +49,14 @@ class FakeClient:
     def __init__(self, *, already_closing: bool = False, unwritten: int = 0) -> None:
         self.exchange: object = None
         self.closing = False
+        self.is_slow = False
+        self.unwritten = unwritten
         self.done: list[str] = []
         self.protocol: Any = None
         self.transport = SimpleNamespace(
             is_closing=lambda: already_closing,
-            get_write_buffer_size=lambda: unwritten,
+            get_write_buffer_size=lambda: self.unwritten,
+            get_extra_info=lambda name: None,
             set_protocol=lambda protocol: setattr(self, "protocol", protocol),
             resume_reading=lambda: self.done.append("resume_reading"),
             write_eof=lambda: self.done.append("write_eof"),
@@ -69,6 +73,9 @@ class FakePlane:
         self.write_idle_ns = 30_000_000_000
         self.deadlines = SimpleNamespace(watch=self.watched.append, forget=self._forget)
         self.client_lost = self.lost.append
+        self.room = SimpleNamespace(lingering={})
+        self.buffers = Buffers(lambda callback: None)
+        self.cells = [0] * slot.SLOT_CELLS
 
     def _forget(self, timed: object) -> None:
         if timed in self.watched:
@@ -108,6 +115,37 @@ def test_patience_ends_at_the_deadline() -> None:
     client, plane = FakeClient(), FakePlane()
     lingering(client, plane).on_deadline(7)
     assert client.done[-1] == "abort"
+
+
+def test_a_slow_reader_of_its_last_answer_is_left_once_it_takes_nothing_any_more() -> None:
+    client, plane = FakeClient(unwritten=100), FakePlane()
+    protocol = lingering(client, plane)
+    client.unwritten = 60
+    protocol.on_deadline(1000)
+    assert (protocol.deadline, "abort" in client.done) == (1000 + plane.write_idle_ns, False)
+    protocol.on_deadline(2000)
+    assert "abort" in client.done
+    assert plane.cells[slot.rejected_cell("write_timeout")] == 1
+
+
+def test_whoever_has_taken_its_answer_late_still_gets_time_to_leave() -> None:
+    client, plane = FakeClient(unwritten=100), FakePlane()
+    protocol = lingering(client, plane)
+    client.unwritten = 0
+    protocol.on_deadline(1000)
+    assert (protocol.deadline, "abort" in client.done) == (1000 + LINGER_NS, False)
+    protocol.on_deadline(2000)
+    assert "abort" in client.done
+    assert plane.cells[slot.rejected_cell("write_timeout")] == 0
+
+
+def test_what_is_held_for_it_can_be_shed() -> None:
+    client, plane = FakeClient(unwritten=100), FakePlane()
+    protocol = lingering(client, plane)
+    assert (plane.buffers.size, protocol.held()) == (100, 100)
+    protocol.shed()
+    assert "abort" in client.done
+    assert plane.cells[slot.rejected_cell("buffered_bytes")] == 1
 
 
 def test_a_connection_that_is_closing_anyway_is_only_forgotten() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bgproxy.core.messages import Ejected
+from bgproxy.core.messages import Ejected, OutOfDescriptors
 from bgproxy.core.model import BLUE
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
@@ -155,6 +155,28 @@ def test_the_last_upstream_is_never_left_out(plane: Plane) -> None:
 
 
 # --- parked connections -----------------------------------------------------------------------------------------------
+
+
+def test_an_upstream_is_not_left_out_because_this_worker_has_no_descriptors(plane: Plane) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        release.wait(10)
+        conversation.send(response(200, b"hello", "Connection: close"))
+
+    release = threading.Event()
+    plane.blue.script = script
+    plane.configure(settings(upstream={"passive_failures": 1, "retries": 0}), blue=[plane.blue, plane.upstream(script)])
+    client = plane.client()
+    client.send(request() + request())
+    eventually(lambda: plane.cells[slot.IN_FLIGHT] == 1, "the first request")
+    with plane.worker.descriptors(3):
+        release.set()
+        assert client.answer().status == 200
+        answer = client.answer()
+        assert (answer.status, answer.one("X-BG-Reason")) == (502, "connect_failed")
+    assert client.ask().status == 200
+    assert plane.worker.hear(OutOfDescriptors).limit == 3
+    assert not [said for said in plane.worker._unheard if isinstance(said, Ejected)]
 
 
 def test_connections_are_parked_and_used_again(plane: Plane) -> None:

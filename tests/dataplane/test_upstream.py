@@ -13,6 +13,8 @@ import pytest
 
 from bgproxy.core import failure as failures
 from bgproxy.core.model import Address
+from bgproxy.dataplane.buffers import Buffers
+from bgproxy.dataplane.stalled import Stalled
 from bgproxy.dataplane.turn import Turn
 from bgproxy.dataplane.upstream import UpstreamConnection
 from bgproxy.shm import worker_slot as slot
@@ -401,7 +403,7 @@ def test_a_connection_that_the_last_write_to_the_client_held_back_is_read_again_
     exchange = SimpleNamespace(
         body_idle_ns=300,
         request=SimpleNamespace(method=b"GET"),
-        client=SimpleNamespace(upload=None, is_slow=False),
+        client=SimpleNamespace(upload=None, is_slow=False, transport=FakeTransport()),
         respond=lambda *_: None,
         relay=lambda _: None,
         answer_with=hold_back,
@@ -420,7 +422,7 @@ def test_the_body_for_a_client_that_has_not_taken_an_earlier_answer_is_held_back
     exchange = SimpleNamespace(
         body_idle_ns=300,
         request=SimpleNamespace(method=b"GET"),
-        client=SimpleNamespace(upload=None, is_slow=True),
+        client=SimpleNamespace(upload=None, is_slow=True, transport=FakeTransport()),
         respond=lambda *_: None,
     )
     connection.exchange = exchange  # type: ignore[assignment]
@@ -448,6 +450,7 @@ class FakeTransport:
         self.is_closing = lambda: self.aborted
         self.pause_reading = self.resume_reading = lambda: None
         self.get_extra_info = {"socket": IDLE_SOCKET}.get
+        self.set_write_buffer_limits = lambda _: None
 
     def write(self, data: bytes) -> None:
         raise AssertionError("nothing is written here")
@@ -465,6 +468,7 @@ class FakeExchange:
         self.patience_ns = 60
         self.failed = self.done.append
         self.client = SimpleNamespace(
+            transport=FakeTransport(),
             upload=object(),
             pause_upload=lambda: self.done.append("pause_upload"),
             resume_upload=lambda: self.done.append("resume_upload"),
@@ -478,8 +482,10 @@ def connection() -> UpstreamConnection:
         response_ns=60,
         body_idle_ns=300,
         turn=Turn(SimpleNamespace()),  # type: ignore[arg-type]
+        buffers=Buffers(lambda callback: None),
     )
-    made = UpstreamConnection(plane, SimpleNamespace(address=Address("h", 1)))  # type: ignore[arg-type]
+    server = SimpleNamespace(address=Address("h", 1), stalled=Stalled())
+    made = UpstreamConnection(plane, server)  # type: ignore[arg-type]
     made.connection_made(FakeTransport())  # type: ignore[arg-type]
     made.exchange = FakeExchange()  # type: ignore[assignment]
     return made

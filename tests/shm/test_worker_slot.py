@@ -21,8 +21,12 @@ def regions() -> list[tuple[str, int, int]]:
     gauge_pairs = ("IN_FLIGHT", "TUNNELS", "EVENT_STREAMS", "PARKED", "UPSTREAM_CONNECTIONS", "WAITING")
     singles = ("PID", "EPOCH_SEEN", "HEARTBEAT_NS", "LAG_NS", "TABLE_VERSION", "CLIENT_CONNECTIONS", "BUFFERED_BYTES")
     return [
-        *((name, getattr(slot, name), 1) for name in (*singles, "CONNECTIONS_TOTAL", "ACCESS_LOG_DROPPED")),
+        *(
+            (name, getattr(slot, name), 1)
+            for name in (*singles, "CONNECTIONS_TOTAL", "ACCESS_LOG_DROPPED", "PIPELINE_PAUSES")
+        ),
         *((name, getattr(slot, name), 2) for name in (*gauge_pairs, *pairs)),
+        ("CLOSED", slot.CLOSED, len(slot.CLIENT_CLOSES)),
         ("REJECTED", slot.REJECTED, len(slot.REJECTIONS)),
         *(
             (f"ERRORS {c.label}", slot.error_cell(c, slot.UPSTREAM_ERRORS[0]), len(slot.UPSTREAM_ERRORS))
@@ -62,6 +66,7 @@ def test_cells_of_reasons_and_rows_are_all_different():
     rows = {slot.row_cell(c, i, f) for c in (BLUE, GREEN) for i in range(UPSTREAM_ROWS) for f in range(slot.ROW_CELLS)}
     assert len(errors) == 2 * len(slot.UPSTREAM_ERRORS)
     assert len(rejected) == len(slot.REJECTIONS)
+    assert len({slot.closed_cell(reason) for reason in slot.CLIENT_CLOSES} - rejected) == len(slot.CLIENT_CLOSES)
     assert len(rows) == 2 * UPSTREAM_ROWS * slot.ROW_CELLS
     assert max(rows) < slot.SLOT_CELLS
     assert not errors & rejected
@@ -72,6 +77,8 @@ def test_an_unknown_reason_has_no_cell():
         slot.error_cell(BLUE, "bad luck")
     with pytest.raises(ValueError, match="tuple"):
         slot.rejected_cell("bad luck")
+    with pytest.raises(ValueError, match="tuple"):
+        slot.closed_cell("bad luck")
 
 
 def test_handing_over_clears_what_died_and_keeps_what_was_counted():

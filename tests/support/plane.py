@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bgproxy.core.messages import (
@@ -33,7 +35,7 @@ from tests.support.tls_client import TlsClient
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from bgproxy.core.certificates import TlsMaterial
     from bgproxy.core.messages import ToSupervisor, ToWorker
@@ -153,6 +155,16 @@ class WorkerProcess:
     def resident_bytes(self) -> int:
         with open(f"/proc/{self.process.pid}/statm") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @contextmanager
+    def descriptors(self, soft: int) -> Iterator[None]:
+        """As if it had been started with so few; those that are open stay."""
+        before = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (soft, before[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, before)
 
     def end(self) -> str:
         """Kill it where it still runs, give everything back; returns what it complained about."""

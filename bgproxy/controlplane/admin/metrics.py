@@ -140,6 +140,24 @@ class Metrics:
             "client_connections", "Open client connections.", [({}, summed(self._slots, slot.CLIENT_CONNECTIONS))]
         )
         yield counter(
+            "client_accepts_total",
+            "Client connections accepted.",
+            [({}, summed(self._slots, slot.CONNECTIONS_TOTAL))],
+        )
+        yield counter(
+            "client_closes_total",
+            "Client connections closed by the proxy between two requests, by reason.",
+            [({"reason": why}, summed(self._slots, slot.closed_cell(why))) for why in slot.CLIENT_CLOSES],
+        )
+        yield counter(
+            "pipeline_pauses_total",
+            "Times a client was no longer read from because it had sent too many requests ahead.",
+            [({}, summed(self._slots, slot.PIPELINE_PAUSES))],
+        )
+        yield gauge(
+            "buffered_bytes", "Held in memory for slow peers.", [({}, summed(self._slots, slot.BUFFERED_BYTES))]
+        )
+        yield counter(
             "rejected_requests_total",
             "Refused before a colour was chosen, or cut by a limit.",
             [({"reason": why}, summed(self._slots, slot.rejected_cell(why))) for why in slot.REJECTIONS],

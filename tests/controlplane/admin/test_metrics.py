@@ -67,8 +67,8 @@ def test_the_promised_families_are_there(scene):
     promised = """live epoch switches switch_acked_seconds switch_drain_seconds requests request_duration_seconds
         requests_in_flight streams_active request_bytes response_bytes client_connections upstream_connections
         upstream_connects upstream_reuses upstream_errors upstream_retries upstream_up pool_healthy health_checks
-        rejected_requests event_loop_lag_seconds build_info tls_handshakes redirects tls_certificate_expiry_seconds
-        tls_reloads"""
+        rejected_requests event_loop_lag_seconds build_info client_accepts client_closes pipeline_pauses
+        buffered_bytes"""
     assert names == {f"bgproxy_{name}" for name in promised.split()}
 
 
@@ -120,6 +120,10 @@ def test_gauges_and_counters_of_the_slots(scene):
     cells[worker_slot.TUNNELS + GREEN] = 2
     cells[worker_slot.error_cell(GREEN, "connect_refused")] = 9
     cells[worker_slot.rejected_cell("draining")] = 4
+    cells[worker_slot.closed_cell("make_room")] = 6
+    cells[worker_slot.PIPELINE_PAUSES] = 7
+    cells[worker_slot.BUFFERED_BYTES] = 8
+    cells[worker_slot.CONNECTIONS_TOTAL] = 10
     cells[worker_slot.LAG_NS] = 3_000_000
     samples = scene.samples()
     assert samples["bgproxy_upstream_connections{colour=blue,state=busy}"] == 2
@@ -127,6 +131,10 @@ def test_gauges_and_counters_of_the_slots(scene):
     assert samples["bgproxy_streams_active{colour=green,kind=tunnel}"] == 2
     assert samples["bgproxy_upstream_errors_total{colour=green,reason=connect_refused}"] == 9
     assert samples["bgproxy_rejected_requests_total{reason=draining}"] == 4
+    assert samples["bgproxy_client_closes_total{reason=make_room}"] == 6
+    assert samples["bgproxy_pipeline_pauses_total{}"] == 7
+    assert samples["bgproxy_buffered_bytes{}"] == 8
+    assert samples["bgproxy_client_accepts_total{}"] == 10
     assert samples["bgproxy_event_loop_lag_seconds{worker=1}"] == 0.003
 
 
