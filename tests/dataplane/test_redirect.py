@@ -42,7 +42,7 @@ def plane(worker: WorkerProcess) -> Iterator[Plane]:
         ("GET / HTTP/1.1", "APP.Example:80", "https://app.example/"),
         ("GET / HTTP/1.0", "www.app.example", "https://www.app.example/"),
         ("GET //evil.example/ HTTP/1.1", "app.example", "https://app.example//evil.example/"),
-        ("GET http://app.example:80/x HTTP/1.1", "evil.example", "https://app.example/x"),
+        ("GET http://app.example:80/x HTTP/1.1", "app.example:80", "https://app.example/x"),
         ("OPTIONS * HTTP/1.1", "app.example", "https://app.example/"),
         ("GET / HTTP/1.1", "192.0.2.1:8080", "https://192.0.2.1/"),
         ("GET / HTTP/1.1", "[2001:db8:0::1]:80", "https://[2001:db8:0::1]/"),

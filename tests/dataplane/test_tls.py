@@ -88,7 +88,7 @@ def test_a_request_over_tls_is_forwarded_as_https(plane: Plane, version: ssl.TLS
     context.set_alpn_protocols(["h2", "http/1.1"])
     client = plane.tls_client(context)
     assert client.ask().body == b"hello"
-    client.send(b"GET http://other.example/x HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.send(b"GET https://other.example/x HTTP/1.1\r\nHost: other.example\r\n\r\n")
     assert client.answer().body == b"hello"
     assert client.tls.version() == f"TLSv1.{version - ssl.TLSVersion.TLSv1}"
     assert client.tls.selected_alpn_protocol() == "http/1.1"
