@@ -118,6 +118,9 @@ class DeskTransport:
             self.written += data
             self.on_write()
 
+    def can_write_eof(self) -> bool:
+        return True  # TCP, not TLS
+
     def write_eof(self) -> None:
         self.ended = True
 
