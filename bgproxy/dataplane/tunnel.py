@@ -116,6 +116,11 @@ class Tunnel:
         self._silence_ns = QUIET_NS
         self.deadline = self.plane.clock() + QUIET_NS
 
+    def may_be_answered(self, end: TunnelEnd) -> bool:
+        """Has who finished something to wait for, though the other side can't be told by half a close? The rest of an
+        answer is worth a client's wait; a client is told at once that its upstream has no more to say."""
+        return end is self._client_end
+
     def cut(self) -> None:
         self.termination = "drained"
         self.close()
@@ -204,10 +209,11 @@ class TunnelEnd(Connection):
         other = self.other.transport
         if other.is_closing():
             return False
-        if self.other.has_finished or not other.can_write_eof():
+        if other.can_write_eof() and not self.other.has_finished:
+            other.write_eof()
+        elif self.other.has_finished or not self._tunnel.may_be_answered(self):
             other.close()
             return False
-        other.write_eof()
         return self.transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:

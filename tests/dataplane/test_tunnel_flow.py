@@ -56,6 +56,7 @@ def drink(wire: Wire, mib: int, after_each: Callable[[], None]) -> str:
 # --- what is held, what is lost ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("Of each direction the proxy holds")
 @pytest.mark.parametrize("reader", ["client", "upstream"])
 @pytest.mark.parametrize("mib", [16, pytest.param(256, marks=pytest.mark.soak)])
 def test_a_slow_reader_bounds_what_a_tunnel_holds_and_loses_nothing(plane: Plane, reader: str, mib: int) -> None:
@@ -79,6 +80,7 @@ def test_a_slow_reader_bounds_what_a_tunnel_holds_and_loses_nothing(plane: Plane
     assert max(held) - held[0] < 8 * MIB
 
 
+@pytest.mark.says("a side takes nothing of what waits")
 def test_a_client_that_reads_nothing_is_given_up_and_sees_that_it_was_not_all(plane: Plane) -> None:
     """The tunnel holds next to nothing meanwhile, and the other side is reset as well."""
     plane.configure(settings(timeouts={"write_idle": 0.3}))
@@ -98,6 +100,7 @@ def test_a_client_that_reads_nothing_is_given_up_and_sees_that_it_was_not_all(pl
     assert plane.rejected("write_timeout") == 1
 
 
+@pytest.mark.says("a side takes nothing of what waits")
 def test_an_upstream_that_reads_nothing_is_given_up_although_it_talks(plane: Plane) -> None:
     plane.configure(settings(upstream={"response_timeout": 0.3}))
     over = threading.Event()
@@ -123,6 +126,7 @@ def fill(wire: Wire) -> None:
             wire.send(bytes(MIB))
 
 
+@pytest.mark.says("a side takes nothing of what waits")
 @pytest.mark.soak
 def test_a_slow_reader_that_reads_on_is_never_given_up(plane: Plane) -> None:
     """Far slower than the kernel's buffers say anything of it, and than both timeouts."""
@@ -321,6 +325,7 @@ def test_a_side_that_takes_something_is_not_stalled() -> None:
     assert house.tunnel.termination == "timeout"
 
 
+@pytest.mark.says("one side is reset")
 def test_what_came_before_a_reset_is_delivered_before_the_reset() -> None:
     house = House()
     house.upstream_end.data_received(b"last words")
@@ -337,6 +342,7 @@ def test_what_came_before_a_reset_is_delivered_before_the_reset() -> None:
     assert house.ended == [{"client_bytes": 0, "upstream_bytes": 10, "termination": "upstream_reset"}]
 
 
+@pytest.mark.says("A client that cannot be half-closed")
 def test_a_transport_that_cannot_half_close_is_closed_behind_what_waits() -> None:
     house = House()
     house.client.halves = False
@@ -348,6 +354,25 @@ def test_a_transport_that_cannot_half_close_is_closed_behind_what_waits() -> Non
     assert other.upstream.calls == ["write_eof"]
 
 
+@pytest.mark.says("TLS cannot be half-closed here")
+def test_an_upstream_that_cannot_be_half_closed_may_still_answer_a_client_that_has_finished() -> None:
+    house = House()
+    house.upstream.halves = False
+    assert house.client_end.eof_received() is True
+    assert house.upstream.calls == [], "a close would lose what it says"
+    house.upstream_end.data_received(b"the rest")
+    assert house.client.calls == [b"the rest"]
+    assert house.upstream_end.eof_received() is False
+    assert (house.client.calls, house.upstream.calls) == ([b"the rest", "close"], [])
+    house = House()
+    house.upstream.halves = False
+    house.client_end.eof_received()
+    assert house.tunnel.deadline == 1001 * S
+    house.tunnel.on_deadline(1001 * S)
+    assert (house.client.calls, house.upstream.calls, house.tunnel.termination) == (["abort"], ["abort"], "ok")
+
+
+@pytest.mark.says("both have sent FIN")
 def test_both_ends_finished_are_closed_behind_what_waits() -> None:
     house = House()
     assert house.client_end.eof_received() is True
@@ -358,6 +383,7 @@ def test_both_ends_finished_are_closed_behind_what_waits() -> None:
     assert house.ended == [{"client_bytes": 0, "upstream_bytes": 0, "termination": "ok"}]
 
 
+@pytest.mark.says("the worker leaves")
 def test_a_cut_for_the_drain_is_a_reset_only_where_something_is_lost() -> None:
     house = House()
     house.client.unwritten = 1
