@@ -237,8 +237,6 @@ class RequestReader:
         scheme, authority, slash, rest = absolute.groups()
         if not self._is_host(authority):
             return Refusal(400, "bad_request", "the authority of the request target is not a host name or address")
-        if hosts and _without_usual_port(scheme, authority) != _without_usual_port(scheme, host):
-            return Refusal(400, "bad_request", "the request target and the Host field name different hosts")
         if not slash and not rest and method == b"OPTIONS":
             return b"*", authority, scheme.lower()  # RFC 9112 3.2.4
         return _why_bad_path(b"/" + rest) or (b"/" + rest, authority, scheme.lower())
@@ -267,11 +265,6 @@ def _count_hop(parts: list[bytes]) -> Refusal | None:
     left = min(int(hops) - 1, _MOST_FORWARDS) if len(hops) <= 18 else _MOST_FORWARDS
     parts[::3] = [_MAX_FORWARDS.sub(b"\r\nMax-Forwards: %d" % left, piece) for piece in parts[::3]]
     return None
-
-
-def _without_usual_port(scheme: bytes, host: bytes) -> bytes:
-    name, colon, port = host.lower().rpartition(b":")
-    return name if colon and port in (b"", b"443" if len(scheme) == 5 else b"80") else host.lower()
 
 
 def _why_bad_path(target: bytes) -> Refusal | None:

@@ -45,6 +45,7 @@ def test_the_path_starts_where_paths_do(tmp_path, folder, monkeypatch):
     assert load_text(tmp_path, KEY).error_pages
 
 
+@pytest.mark.says("Names that begin with a dot")
 def test_pages_mounted_by_links_are_read(tmp_path, folder):
     (folder / "..2026").mkdir()
     (folder / "..2026" / "error.html").write_text("x")
@@ -53,6 +54,8 @@ def test_pages_mounted_by_links_are_read(tmp_path, folder):
     assert load_text(tmp_path, KEY).error_pages == {"error.html": "x"}
 
 
+@pytest.mark.says("At most 256 KiB a file")
+@pytest.mark.says("A file that is no page")
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
@@ -99,6 +102,7 @@ def test_a_deep_directory_leaves_room_for_what_is_wrong(tmp_path):
     assert problem.endswith("; did you mean 502.html?")
 
 
+@pytest.mark.says("At most 256 KiB a file")
 def test_all_pages_together_are_bounded(tmp_path, folder):
     for name in ("400.html", "502.html"):
         (folder / name).write_bytes(b"x" * MAX_FILE)

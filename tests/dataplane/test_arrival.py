@@ -47,6 +47,7 @@ def trusting(*networks: str, **others: Any) -> WorkerSettings:
 # --- who the client is ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("The address in the header is the client")
 @pytest.mark.parametrize("header", [v1("203.0.113.7"), BINARY], ids=["v1", "v2"])
 def test_the_client_is_whom_the_header_names_however_it_is_cut(introduced: Plane, header: bytes) -> None:
     whole = header + request()
@@ -71,6 +72,7 @@ def test_nothing_behind_the_header_is_taken_with_it(introduced: Plane) -> None:
     assert introduced.blue.requests[0].body == b"x" * 100_000
 
 
+@pytest.mark.says("**PROXY protocol.** With")
 def test_a_client_is_introduced_on_listeners_of_every_family(introduced: Plane) -> None:
     ipv4, ipv6, unix, both = introduced.worker.addresses
     on_both = type(ipv4)("127.0.0.1", both.port)
@@ -81,6 +83,7 @@ def test_a_client_is_introduced_on_listeners_of_every_family(introduced: Plane) 
     assert {asked.one("X-Forwarded-For") for asked in introduced.blue.requests} == {"2001:db8::7"}
 
 
+@pytest.mark.says("Addresses are compared and written as IPv4")
 def test_an_ipv4_peer_of_a_dual_stack_listener_is_an_ipv4_peer(introduced: Plane) -> None:
     introduced.configure(trusting("127.0.0.0/8"))
     *_, both = introduced.worker.addresses
@@ -90,6 +93,9 @@ def test_an_ipv4_peer_of_a_dual_stack_listener_is_an_ipv4_peer(introduced: Plane
     assert introduced.blue.requests[0].one("X-Forwarded-For") == "9.9.9.9, 127.0.0.1"
 
 
+@pytest.mark.says("The proxy was trusted to say the address")
+@pytest.mark.says("LOCAL (checks")
+@pytest.mark.says("UNKNOWN, UNSPEC")
 @pytest.mark.parametrize(
     ("header", "told"),
     [
@@ -127,6 +133,7 @@ def test_a_1_0_request_without_a_host_is_given_the_address_that_the_header_names
 # --- who is refused ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("There is no guessing")
 @pytest.mark.parametrize(
     "said",
     [
@@ -153,6 +160,7 @@ def test_a_second_header_is_no_request(introduced: Plane) -> None:
     assert introduced.blue.requests == []
 
 
+@pytest.mark.says("There is no guessing")
 def test_who_is_not_trusted_is_closed_whatever_it_says(introduced: Plane) -> None:
     introduced.configure(trusting("192.0.2.0/24"))
     for number, address in enumerate(introduced.worker.addresses[:3]):
@@ -164,6 +172,7 @@ def test_who_is_not_trusted_is_closed_whatever_it_says(introduced: Plane) -> Non
     assert introduced.blue.requests == []
 
 
+@pytest.mark.says("The header has `[server.timeouts] header`")
 def test_a_header_that_drips_is_cut_at_its_deadline(introduced: Plane) -> None:
     introduced.configure(trusting(*EVERYBODY, timeouts={"header": 0.3}))
     client = introduced.client()
@@ -180,6 +189,7 @@ def test_a_header_that_drips_is_cut_at_its_deadline(introduced: Plane) -> None:
     assert introduced.rejected("proxy_protocol") == 1
 
 
+@pytest.mark.says("A bare connect without a byte")
 def test_who_only_looks_whether_anybody_is_there_is_not_counted_as_refused(introduced: Plane) -> None:
     introduced.client().close()
     introduced.client().reset()
@@ -191,6 +201,7 @@ def test_who_only_looks_whether_anybody_is_there_is_not_counted_as_refused(intro
     assert introduced.rejected("proxy_protocol") == 1
 
 
+@pytest.mark.says("A connection counts towards `connections`")
 def test_a_connection_counts_from_its_accept_on_and_once(introduced: Plane) -> None:
     introduced.configure(trusting(*EVERYBODY, limits={"connections": 2}))
     waiting, served = introduced.client(), introduced.client()
@@ -386,6 +397,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.says("**PROXY protocol.** With")
 def test_tls_begins_behind_the_header(segment: Segment, certificate: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")

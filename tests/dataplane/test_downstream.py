@@ -68,7 +68,7 @@ def test_an_empty_line_before_a_request_may_come_in_two_segments(plane: Plane) -
     client = plane.client()
     for _ in range(2):
         client.send(b"\r")
-        assert plane.is_idle()  # asked for between the two: the worker has turned
+        eventually(plane.is_idle, "nothing under way")  # asked for between the two: the worker has turned
         assert plane.rejected("bad_request") == 0
         client.send(b"\n" + request())
         assert client.answer().status == 200

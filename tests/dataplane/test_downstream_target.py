@@ -53,6 +53,8 @@ def test_options_are_asked_of_the_upstream(plane: Plane, target: str, sent: str)
     assert plane.blue.requests[0].first == f"OPTIONS {sent} HTTP/1.1"
 
 
+@pytest.mark.says("OPTIONS with `Max-Forwards: 0` is answered here")
+@pytest.mark.says("`Max-Forwards` of OPTIONS, one less")
 def test_with_max_forwards_of_zero_we_answer_and_with_more_one_less_is_left(plane: Plane) -> None:
     client = plane.client()
     assert client.ask("OPTIONS", "*", "Max-Forwards: 2").body == b"hello"
@@ -65,6 +67,8 @@ def test_with_max_forwards_of_zero_we_answer_and_with_more_one_less_is_left(plan
     assert (len(plane.blue.requests), plane.rejected("max_forwards")) == (2, 1)
 
 
+@pytest.mark.says("OPTIONS whose Max-Forwards is not one number")
+@pytest.mark.says("With any other method it is a field like any other")
 @pytest.mark.parametrize("value", ["-1", "1, 0", "", "x", "0x0"])
 def test_a_max_forwards_that_is_no_number_is_refused_for_options_and_ignored_for_others(
     plane: Plane, value: str
@@ -80,6 +84,7 @@ def test_a_max_forwards_that_is_no_number_is_refused_for_options_and_ignored_for
 # --- the absolute form ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("The authority of an absolute target, port included")
 @pytest.mark.parametrize(
     ("target", "sent", "host"),
     [
@@ -128,6 +133,8 @@ def test_an_absolute_target_does_not_excuse_an_invalid_host(plane: Plane, host: 
     assert plane.blue.requests == []
 
 
+@pytest.mark.says("an absolute `https://` target without TLS")
+@pytest.mark.says("`https://` in an absolute target")
 def test_an_https_target_without_tls_is_misdirected_unless_a_trusted_proxy_had_tls(plane: Plane) -> None:
     for head in (raw("GET HTTPS://app.example/ HTTP/1.1"), raw("OPTIONS https://app.example HTTP/1.1")):
         client = plane.client()

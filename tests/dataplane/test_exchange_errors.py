@@ -111,6 +111,8 @@ def no_answer_comes(plane: Plane) -> list[RawClient]:
     return asking(plane, "POST", body=b"x")
 
 
+@pytest.mark.says("What the proxy itself answers is never blank")
+@pytest.mark.says("Every answer of bgproxy itself")
 @pytest.mark.parametrize(
     ("scene", "status", "reason"),
     [
@@ -154,6 +156,9 @@ def test_a_full_queue_and_a_long_wait_are_explained(plane: Plane) -> None:
 # --- the client's side ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("What the proxy itself answers is never blank")
+@pytest.mark.says("Every answer of bgproxy itself")
+@pytest.mark.says("It carries the request id")
 @pytest.mark.parametrize(
     ("head", "status", "reason"),
     [
@@ -216,6 +221,7 @@ def test_one_connection_too_many_is_told_in_text(plane: Plane) -> None:
 # --- details ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("It carries the request id")
 def test_the_id_in_the_answer_is_the_one_that_the_upstream_got(plane: Plane) -> None:
     plane.configure(settings(headers=HeaderSettings(request_id="X-Trace")))
     plane.blue.script = answering(b"nonsense\r\n\r\n")
@@ -233,6 +239,7 @@ def test_an_id_from_a_trusted_proxy_is_kept_even_where_the_request_is_refused(pl
         assert b"(request from-outside)" in answer.body
 
 
+@pytest.mark.says("Every form is `no-store`")
 @pytest.mark.parametrize("line", ["HEAD / HTTP/1.1", "HEAD / HTTP/2.0", "HEAD /#a HTTP/1.1"])
 def test_head_gets_the_same_fields_and_no_body(plane: Plane, line: str) -> None:
     plane.configure(blue=[])
@@ -250,6 +257,7 @@ def test_head_gets_the_same_fields_and_no_body(plane: Plane, line: str) -> None:
     assert (answers[0].body, len(answers[1].body) > 500) == (b"", True)
 
 
+@pytest.mark.says("The form follows `Accept`")
 def test_accept_is_found_wherever_a_request_is_read_to(plane: Plane) -> None:
     plane.configure(blue=[])
     plain = f"GET / HTTP/1.1\r\nHost: a\r\n{FIELDS['html']}\r\n\r\n".encode()
@@ -264,6 +272,7 @@ def test_accept_is_found_wherever_a_request_is_read_to(plane: Plane) -> None:
     check(client.answer(), "txt", 503, "no_healthy_upstream")
 
 
+@pytest.mark.says("`[server] error_pages` is a directory")
 def test_own_pages_are_served_until_the_next_configuration(plane: Plane) -> None:
     own = WorkerSettings(error_pages={"503.html": "<p>Zurück um acht. {{request_id}}</p>", "error.txt": "{{reason}}"})
     plane.configure(own, blue=[])
@@ -276,6 +285,7 @@ def test_own_pages_are_served_until_the_next_configuration(plane: Plane) -> None
     check(plane.client().ask("GET", "/", FIELDS["html"]), "html", 503, "no_healthy_upstream")
 
 
+@pytest.mark.says("What an application answers")
 def test_what_an_application_answers_is_never_replaced(plane: Plane) -> None:
     plane.configure(WorkerSettings(error_pages={"error.html": "own"}))
     plane.blue.script = answering(response(502, b"", "X-App: yes"))

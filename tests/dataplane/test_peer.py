@@ -40,6 +40,7 @@ def head(*lines: bytes, minor: int = 1) -> RequestHead:
     return read
 
 
+@pytest.mark.says("Addresses are compared and written as IPv4")
 @pytest.mark.parametrize(
     ("peername", "address"),
     [
@@ -95,6 +96,8 @@ def test_only_a_trusted_proxy_names_the_request() -> None:
 TRUSTED, STRANGER = ("10.0.0.1", 5), ("192.0.2.1", 5)
 
 
+@pytest.mark.says("LOCAL (checks")
+@pytest.mark.says("UNKNOWN, UNSPEC")
 @pytest.mark.parametrize(
     ("peername", "introduction", "address", "is_trusted"),
     [

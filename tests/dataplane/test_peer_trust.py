@@ -40,7 +40,14 @@ def forwarding(asked: Message) -> dict[str, list[str]]:
 # --- strangers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [(), ("Connection: X-Forwarded-For, X-Forwarded-Proto, Host, Via, X-Request-ID",)])
+@pytest.mark.says("`X-Forwarded-Proto`, `-Host`")
+@pytest.mark.says("further `X-Forwarded-*`")
+@pytest.mark.says("`Forwarded`")
+@pytest.mark.says("the request id")
+@pytest.mark.says("`X-BG-*`, and look-alikes")
+@pytest.mark.parametrize(
+    "more", [(), ("Connection: X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, Via, X-Request-ID, Forwarded",)]
+)
 def test_nothing_that_a_stranger_says_about_its_way_reaches_the_upstream(plane: Plane, more: tuple[str, ...]) -> None:
     client = plane.client()
     client.ask()  # what is kept per connection is kept of this request
@@ -59,6 +66,7 @@ def test_nothing_that_a_stranger_says_about_its_way_reaches_the_upstream(plane: 
         assert asked.all("Connection") == []
 
 
+@pytest.mark.says("A peer on a unix socket")
 def test_a_peer_on_a_unix_socket_is_a_stranger_unless_trusted(plane: Plane) -> None:
     unix = plane.worker.addresses[2]
     plane.configure(settings(trusted_proxies=("0.0.0.0/0", "::/0")))
@@ -75,6 +83,10 @@ def test_a_peer_on_a_unix_socket_is_a_stranger_unless_trusted(plane: Plane) -> N
 # --- trusted proxies --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("`X-Forwarded-For`, every line")
+@pytest.mark.says("`X-Forwarded-Proto`, `-Host`")
+@pytest.mark.says("further `X-Forwarded-*`")
+@pytest.mark.says("`Forwarded`")
 def test_what_a_trusted_proxy_says_about_the_way_is_kept_and_extended(plane: Plane) -> None:
     plane.configure(TRUSTING)
     said = (
@@ -97,6 +109,8 @@ def test_what_a_trusted_proxy_says_about_the_way_is_kept_and_extended(plane: Pla
     assert "evil" not in plane.blue.requests[0].raw.decode()
 
 
+@pytest.mark.says("Connection options take none")
+@pytest.mark.says("the request id")
 def test_connection_takes_nothing_away_from_what_a_trusted_proxy_says(plane: Plane) -> None:
     plane.configure(TRUSTING)
     said = ("X-Forwarded-For: 203.0.113.5", "X-Forwarded-Proto: https", "X-Real-IP: 203.0.113.5", "X-Request-ID: a")
@@ -131,6 +145,7 @@ def test_a_list_of_any_length_and_of_any_text_is_extended_as_it_is(plane: Plane)
     assert client.answer().status == 431
 
 
+@pytest.mark.says("Whether a peer is trusted is decided once")
 def test_trust_is_looked_up_anew_for_each_connection(plane: Plane) -> None:
     stranger = plane.client()
     stranger.ask("GET", "/", *FORGED)
@@ -145,12 +160,17 @@ def test_trust_is_looked_up_anew_for_each_connection(plane: Plane) -> None:
 # --- what is no matter of trust ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("`traceparent`, `tracestate`")
+@pytest.mark.says("Fields of other products")
 def test_the_trace_context_passes_from_everybody(plane: Plane) -> None:
     context = (
         "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         "tracestate: rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
         "tracestate: third=1",
         "baggage: user=1",
+        "cf-connecting-ip: 6.6.6.6",
+        "true-client-ip: 6.6.6.6",
+        "x-original-url: /admin",
     )
     plane.client().ask("GET", "/", *context)
     names = {line.partition(":")[0] for line in context}
@@ -175,6 +195,7 @@ def test_nothing_that_an_upstream_says_in_our_name_reaches_the_client(plane: Pla
     assert (answers[0].one("Link"), answers[2].trailers) == ("</a>", [("x-sum", "1")])
 
 
+@pytest.mark.says("In trailers they are dropped")
 def test_trailers_cannot_say_who_asked(plane: Plane) -> None:
     plane.configure(TRUSTING)
     client = plane.client()

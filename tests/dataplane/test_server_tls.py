@@ -65,6 +65,7 @@ def is_refused(plane: Plane) -> bool:
 # --- who the upstream is ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("What the client spoke is")
 def test_an_upstream_with_a_certificate_of_the_ca_is_asked_over_tls(plane: Plane) -> None:
     upstream = over_tls(plane)
     plane.configure(trusting(), blue=[upstream])
@@ -88,6 +89,9 @@ def test_both_colours_may_be_asked_over_tls_and_without_it_side_by_side(plane: P
     assert len(secure.requests) == before + 1
 
 
+@pytest.mark.says("no TLS connection: the certificate")
+@pytest.mark.says("An upstream written `https://host:port`")
+@pytest.mark.says("The client is not told why")
 @pytest.mark.parametrize("context", [{"by": "another"}, {"expired": True}], ids=["unknown CA", "expired"])
 def test_a_certificate_that_cannot_be_verified_is_refused_unless_nobody_asks(
     plane: Plane, context: dict[str, Any]
@@ -105,6 +109,7 @@ def test_our_own_ca_is_not_in_the_store_of_the_system(plane: Plane) -> None:
     assert is_refused(plane)
 
 
+@pytest.mark.says("An upstream written `https://host:port`")
 def test_the_name_is_that_of_the_address_unless_another_one_is_asked_for(plane: Plane) -> None:
     seen: list[str | None] = []
     context = server_context("app.internal")
@@ -122,6 +127,7 @@ def named(upstream: RawUpstream, server_name: str) -> Pool:
     return Pool((Upstream(str(address), 0, address),))
 
 
+@pytest.mark.says("An upstream written `https://host:port`")
 def test_nothing_older_than_tls_1_2_is_spoken_and_http_1_1_is_offered(plane: Plane) -> None:
     hellos: list[bytes] = []
 
@@ -138,6 +144,7 @@ def test_nothing_older_than_tls_1_2_is_spoken_and_http_1_1_is_offered(plane: Pla
 # --- who we are -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("An upstream written `https://host:port`")
 @pytest.mark.parametrize("most", [None, TLS_1_2], ids=["TLS 1.3", "TLS 1.2"])
 def test_a_client_certificate_is_shown_to_who_asks_for_it(plane: Plane, most: ssl.TLSVersion | None) -> None:
     upstream = over_tls(plane, HELLO, asks_for="ours", most=most)
@@ -150,6 +157,8 @@ def test_a_client_certificate_is_shown_to_who_asks_for_it(plane: Plane, most: ss
     assert len(upstream.requests) == 1
 
 
+@pytest.mark.says("With TLS 1.3 an upstream refuses")
+@pytest.mark.says("Where its reset overtakes")
 def test_an_upstream_that_refuses_us_after_the_handshake_is_left_out_and_the_reason_told(plane: Plane) -> None:
     """TLS 1.3: the client is done before the server has looked at its certificate."""
     refusing = over_tls(plane, HELLO, asks_for="ours")
@@ -200,6 +209,8 @@ def answering_without_tls(conversation: Conversation) -> None:
     conversation.rest()
 
 
+@pytest.mark.says("A failed handshake is a failed connect")
+@pytest.mark.says("no TLS connection: the certificate")
 @pytest.mark.parametrize("script", [closing, resetting, answering_without_tls])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_failed_handshake_goes_to_another_upstream_of_the_pool(plane: Plane, script: Any, method: str) -> None:
@@ -213,6 +224,7 @@ def test_a_failed_handshake_goes_to_another_upstream_of_the_pool(plane: Plane, s
     assert is_refused(plane)
 
 
+@pytest.mark.says("no connection within `connect_timeout`")
 def test_a_handshake_that_is_never_answered_is_bounded_by_the_connect_timeout(plane: Plane) -> None:
     mute = plane.upstream(lambda conversation: conversation.rest() and None)
     plane.configure(trusting({"connect_timeout": 0.2}), blue=[f"https://{mute.address}"])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # --- what makes a tunnel ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
+@pytest.mark.says("**Tunnels.** Upgrades: GET")
 def test_a_websocket_conversation_goes_through(plane: Plane) -> None:
     def echo(websocket: ServerConnection) -> None:
         for message in websocket:
@@ -67,6 +67,7 @@ def test_the_upstream_is_offered_the_upgrade_and_its_answer_is_passed_on(plane: 
     assert asked.one("X-Forwarded-For") == "127.0.0.1"
 
 
+@pytest.mark.says("A tunnel begins with the 101")
 def test_what_either_side_says_early_is_not_lost(plane: Plane) -> None:
     plane.blue.script = switching(b"welcome")
     client = plane.client()
@@ -86,6 +87,7 @@ def test_bytes_behind_a_declined_upgrade_are_the_next_request(plane: Plane) -> N
     assert plane.blue.requests[1].one("Via"), "it went through the proxy as a request, not raw"
 
 
+@pytest.mark.says("**Tunnels.** Upgrades: GET")
 @pytest.mark.parametrize(
     ("fields", "offered"),
     [
@@ -155,7 +157,7 @@ def test_an_upstream_that_leaves_takes_the_client_with_it(plane: Plane, end: str
     eventually(lambda: plane.cells[slot.UPSTREAM_CONNECTIONS] == 0, "no upstream connection")
 
 
-@pytest.mark.says("When one side ends, the other has about a second")
+@pytest.mark.says("one side sends FIN")
 def test_a_side_that_has_finished_may_still_be_told_the_rest(plane: Plane) -> None:
     def script(conversation: Conversation) -> None:
         conversation.request()
@@ -170,6 +172,8 @@ def test_a_side_that_has_finished_may_still_be_told_the_rest(plane: Plane) -> No
     assert client.rest() == b"the rest"
 
 
+@pytest.mark.says("nothing comes from either side")
+@pytest.mark.says("**How long they may be silent.**")
 def test_a_quiet_tunnel_is_closed_after_the_stream_timeout(plane: Plane) -> None:
     plane.configure(settings(upstream={"stream_idle": 0.2}))
     plane.blue.script = switching()
@@ -177,6 +181,7 @@ def test_a_quiet_tunnel_is_closed_after_the_stream_timeout(plane: Plane) -> None
     assert plane.blue.conversations[0].ended.wait(10)
 
 
+@pytest.mark.says("A tunnel begins with the 101")
 def test_a_client_that_finished_before_the_upgrade_is_announced_as_finished(plane: Plane) -> None:
     agree = threading.Event()
 
@@ -240,6 +245,7 @@ def test_an_upstream_that_is_reset_in_the_packet_of_its_101_leaves_nothing_behin
     eventually(lambda: plane.cells[slot.UPSTREAM_CONNECTIONS] == 0, "no upstream connection")
 
 
+@pytest.mark.says("one side is reset")
 def test_a_reset_upstream_is_a_reset_for_the_client(plane: Plane) -> None:
     leave = threading.Event()
 
@@ -257,6 +263,7 @@ def test_a_reset_upstream_is_a_reset_for_the_client(plane: Plane) -> None:
         client.rest()
 
 
+@pytest.mark.says("one side is reset")
 def test_a_reset_client_is_a_reset_for_the_upstream(plane: Plane) -> None:
     ends: list[str] = []
 
@@ -279,6 +286,7 @@ def test_a_reset_client_is_a_reset_for_the_upstream(plane: Plane) -> None:
     assert ends == ["RST"]
 
 
+@pytest.mark.says("one side sends FIN")
 def test_a_silent_side_is_let_go_after_the_other_has_finished(plane: Plane) -> None:
     over = threading.Event()
 

@@ -88,6 +88,7 @@ def test_a_client_that_leaves_takes_the_upstream_with_it(plane: Plane, how: str)
     eventually(plane.is_idle, "the end of the tunnel")
 
 
+@pytest.mark.says("TLS cannot be half-closed here")
 @pytest.mark.parametrize("how", ["goodbye", "FIN alone", "reset"])
 def test_an_upstream_that_leaves_takes_the_client_with_it(plane: Plane, how: str) -> None:
     def script(conversation: Conversation) -> None:
@@ -111,6 +112,7 @@ def test_an_upstream_that_leaves_takes_the_client_with_it(plane: Plane, how: str
     eventually(lambda: plane.cells[slot.UPSTREAM_CONNECTIONS] == 0, "no connection")
 
 
+@pytest.mark.says("TLS cannot be half-closed here")
 def test_a_client_that_has_finished_is_still_told_the_rest(plane: Plane) -> None:
     """The upstream cannot be told by half a close, but it may be in the middle of a sentence."""
     finished = threading.Event()

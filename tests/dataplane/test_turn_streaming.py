@@ -168,6 +168,8 @@ WAYS = {
 }
 
 
+@pytest.mark.says("**Token by token.** A piece")
+@pytest.mark.says("That holds for every framing")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_token_leaves_in_the_turn_in_which_it_was_read(shop: Workshop, way: str) -> None:
     version, head, framed, expected = WAYS[way]
@@ -182,6 +184,8 @@ def test_a_token_leaves_in_the_turn_in_which_it_was_read(shop: Workshop, way: st
         assert client.take(len(expected(token))) == expected(token)
 
 
+@pytest.mark.says("**Token by token.** A piece")
+@pytest.mark.says("That holds for every framing")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_head_leaves_before_the_loop_looks_for_more(shop: Workshop, way: str) -> None:
     """Heads wait for the other heads of their turn, and for nothing else: the first token may be far away."""
@@ -249,6 +253,7 @@ def test_an_interim_response_leaves_before_the_loop_looks_for_more(shop: Worksho
 # --- upwards ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("**Token by token.** A piece")
 @pytest.mark.parametrize("coding", ["chunked", "length"])
 def test_a_token_of_a_request_leaves_in_the_turn_in_which_it_was_read(shop: Workshop, coding: str) -> None:
     framed = chunk if coding == "chunked" else plain
@@ -293,6 +298,7 @@ def test_a_request_on_a_parked_connection_leaves_before_the_loop_looks_for_more(
 # --- the sockets ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("Nothing is collected")
 def test_no_side_waits_for_a_full_segment(shop: Workshop) -> None:
     """Nagle's algorithm would hold a token back until the last one is acknowledged."""
     shop.asked(request())

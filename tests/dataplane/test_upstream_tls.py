@@ -259,12 +259,14 @@ def ending(sent: bytes, how: str) -> Script:
     return script
 
 
+@pytest.mark.says("A body that ends with the connection is whole only")
 def test_a_body_that_ends_with_a_goodbye_is_whole(plane: Plane) -> None:
     over_tls(plane, ending(UNTIL_CLOSE_HEAD + b"all of it", "goodbye"))
     assert plane.client().ask().body == b"all of it"
     assert plane.failed("response_truncated") == 0
 
 
+@pytest.mark.says("A body that ends with the connection is whole only")
 @pytest.mark.parametrize("how", ["FIN alone", "reset"])
 def test_a_body_that_ends_without_a_goodbye_is_truncated(plane: Plane, how: str) -> None:
     """RFC 9112 9.8: anybody in between can send a FIN."""
@@ -291,6 +293,7 @@ def test_a_body_that_ends_without_a_goodbye_is_truncated(plane: Plane, how: str)
     eventually(lambda: plane.failed("response_truncated") == 2, "both to be counted")
 
 
+@pytest.mark.says("An answer with a length or in chunks does not")
 @pytest.mark.parametrize("how", ["goodbye", "FIN alone"])
 def test_a_body_that_says_its_length_needs_no_goodbye(plane: Plane, how: str) -> None:
     over_tls(plane, ending(response(200, b"whole", "Connection: close"), how))

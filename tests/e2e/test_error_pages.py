@@ -9,6 +9,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from bgproxy.errors import EXIT_CONFIG
 from tests.support.house import App, Proxy, bgproxy, eventually
 from tests.support.raw_http import Message
@@ -24,6 +26,8 @@ def asked(proxy: Proxy, *fields: str) -> Message:
         client.close()
 
 
+@pytest.mark.says("The pages are read at the start")
+@pytest.mark.says("It carries the request id")
 def test_own_pages_outlive_their_folder_and_their_workers_and_name_what_the_log_has(
     start: Callable[..., Proxy], blue: App, green: App, tmp_path: Path
 ) -> None:
@@ -53,6 +57,7 @@ def test_own_pages_outlive_their_folder_and_their_workers_and_name_what_the_log_
     eventually(lambda: last in [json.loads(line)["request_id"] for line in log.read_text().splitlines()], "its record")
 
 
+@pytest.mark.says("A file that is no page")
 def test_a_page_that_cannot_be_used_is_said_before_anything_starts(tmp_path: Path) -> None:
     pages = tmp_path / "pages"
     pages.mkdir()

@@ -27,6 +27,7 @@ def streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         yield proxy.until_ready()
 
 
+@pytest.mark.says("That holds for every framing")
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_every_token_arrives_before_the_next_one_is_sent(streaming: Proxy, version: str) -> None:
     for framing in ("chunked", "length", "close", "events"):

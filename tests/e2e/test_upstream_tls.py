@@ -31,6 +31,7 @@ def upstreams() -> Iterator[list[RawUpstream]]:
 FLAGS = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1")
 
 
+@pytest.mark.says("The client is not told why")
 def test_a_proxy_in_front_of_tls_upstreams_shows_what_it_finds(tmp_path: Path, upstreams: list[RawUpstream]) -> None:
     ours = leaf("proxy.example")
     files = write(tmp_path, ca=ca_pem(), cert=cert_pem(ours), key=key_pem(ours))

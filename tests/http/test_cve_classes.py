@@ -166,10 +166,13 @@ def test_nothing_is_raw_before_the_101(plane: Plane) -> None:
 
 def test_connection_does_not_take_the_proxy_s_own_fields_away(through: Through) -> None:
     """httpd CVE-2022-31813, Go CVE-2021-33197."""
-    named = "Connection: X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto, X-Request-ID, Via, Host, Authorization"
+    named = "Connection: X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto, X-Request-ID, Via, Authorization"
     assert through.at_once(request("GET", "/case", named, "X-Forwarded-For: 6.6.6.6")).answer().body == b"/case"
     (asked,) = through.requests()
     assert (asked.all("x-forwarded-for"), asked.all("host")) == (["127.0.0.1"], ["app.example"])
+    assert (asked.all("x-forwarded-host"), asked.all("x-forwarded-proto")) == (["app.example"], ["http"])
+    through.assert_refused(through.at_once(request("GET", "/case", named + ", Host") + SMUGGLED), 400, "bad_request")
+    assert len(through.requests()) == 1
 
 
 @pytest.mark.parametrize("more", [1, 241, 255, 256, 257, 8000])
@@ -185,11 +188,19 @@ def test_a_long_name_is_not_a_shorter_one(through: Through, more: int) -> None:
 
 def test_trailers_are_not_fields(through: Through) -> None:
     """aiohttp CVE-2025-53643, and what merges them."""
-    trailers = b"Host: evil\r\nContent-Length: 9\r\nTransfer-Encoding: x\r\nX-Forwarded-For: 6.6.6.6\r\nX-Ok: 1\r\n"
+    trailers = b"Authorization: evil\r\nCookie: evil\r\nX-Forwarded-For: 6.6.6.6\r\nX-Ok: 1\r\n"
     client = through.at_once(CHUNKED + chunked(b"hello", trailers=trailers) + request(target="/next"))
     assert [client.answer().body for _ in range(2)] == [b"/case", b"/next"]
     asked, _ = through.requests()
     assert (asked.all("host"), asked.trailers) == (["a"], (("x-ok", "1"),))
+
+
+def test_trailers_are_neither_framing_nor_host(through: Through) -> None:
+    """The same: those that would do the damage are no reason to go on reading."""
+    for trailer in (b"Host: evil", b"Content-Length: 9", b"Transfer-Encoding: x"):
+        sent = CHUNKED + chunked(b"hello", trailers=b"X-Ok: 1\r\n" + trailer + b"\r\n")
+        through.assert_refused(through.at_once(sent + SMUGGLED), 400, "bad_request", method="POST")
+    through.assert_nothing_was_completed()
 
 
 def test_what_is_pipelined_is_answered_in_order_to_whom_it_belongs(plane: Plane) -> None:

@@ -8,7 +8,7 @@ from bgproxy.core.settings import HeaderSettings
 from tests.support.plane import Plane, settings
 from tests.support.raw_http import request, response
 from tests.support.raw_upstream import answering
-from tests.support.through import Through
+from tests.support.through import SMUGGLED, Through
 
 
 def sent_on(through: Through, *fields: str, method: str = "GET", body: bytes = b"") -> tuple[tuple[str, str], ...]:
@@ -35,13 +35,15 @@ REMOVED = {
     "Upgrade to h2c": ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"],
     "HTTP2-Settings": ["HTTP2-Settings: AAMAAABk"],
     "X-BG of any kind": ["X-BG-Colour: green", "x-bg-epoch: 1", "X-BG-Whatever: 1"],
-    "underscores for dashes": [
-        "Content_Length: 9",
-        "Transfer_Encoding: chunked",
-        "X_BG_Colour: green",
-        "Proxy_Connection: x",
-    ],
+    "underscores for dashes": ["X_BG_Colour: green", "Proxy_Connection: x", "Keep_Alive: x", "http2_settings: x"],
     "underscores in claims": ["X_Forwarded_For: 6.6.6.6", "X-Forwarded_Host: six", "X_Real_IP: 6", "X_Request_ID: six"],
+    "other characters for dashes": ["X.BG.Colour: green", "Proxy+Connection: x", "x~bg~epoch: 1"],
+    "other characters in claims": [
+        "X.Forwarded.For: 6.6.6.6",
+        "X.Real.IP: 6",
+        "X|Request*ID: 6",
+        "X-Forwarded.Host: 6",
+    ],
     "an expectation without a body": ["Expect: 100-continue"],
 }
 
@@ -60,19 +62,38 @@ def test_te_trailers_passes_on(through: Through) -> None:
     assert sent_on(through, "TE: gzip, trailers;q=1, Trailers") == (("connection", "TE"), ("te", "trailers"))
 
 
-OURS = ["Host", "Content-Length", "Transfer-Encoding", "X-Forwarded-For", "X-Forwarded-Proto", "Via", "X-Request-ID"]
+OURS = ["Transfer-Encoding", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Via", "X-Request-ID", "TE"]
 
 
 @pytest.mark.says("Removed: `Connection` and what it names")
 @pytest.mark.says("All other fields as they came")
 @pytest.mark.says("`X-Forwarded-For`, `-Proto`, `-Host`")
-@pytest.mark.parametrize("name", [*OURS, "X-Forwarded-Host", ", ".join(OURS), "close, " + ",".join(OURS).lower()])
+@pytest.mark.parametrize("name", [*OURS, "Forwarded", ", ".join(OURS), "close, " + ",".join(OURS).lower()])
 def test_connection_cannot_take_away_what_is_ours(through: Through, name: str) -> None:
     assert sent_on(through, f"Connection: {name}", method="POST", body=b"hello") == (("content-length", "5"),)
     (asked,) = through.requests()
     for own in ("host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via", "x-request-id"):
         assert len(asked.all(own)) == 1, own
     assert asked.all("x-forwarded-for") == ["127.0.0.1"]
+
+
+@pytest.mark.says("`Connection` that names Host or Content-Length")
+@pytest.mark.says("Host or Content-Length named by")
+@pytest.mark.parametrize("options", ["Host", "content-length", "close, HOST", "X-A,Content-Length, keep-alive"])
+def test_connection_must_not_name_what_frames_or_routes(through: Through, options: str) -> None:
+    for line in (f"Connection: {options}", f"Connection: close\r\nconnection: {options}"):
+        for method, body in (("GET", b""), ("POST", b"hello")):
+            sent = request(method, "/case", line, body=body) + SMUGGLED
+            through.assert_refused(through.at_once(sent), 400, "bad_request", method=method)
+    through.assert_nothing_was_sent()
+
+
+@pytest.mark.says("`X-Forwarded-For`, `-Proto`, `-Host`")
+@pytest.mark.parametrize("plain", [True, False])
+def test_our_via_is_the_last_of_all(through: Through, *, plain: bool) -> None:
+    further = () if plain else ("Connection: X-A", "X-A: 1")
+    assert sent_on(through, "Via: 1.0 one", "X-B: 1", "via: 1.1 two, 1.1 three", *further) == (("x-b", "1"),)
+    assert through.requests()[0].all("via") == ["1.0 one", "1.1 two, 1.1 three", "1.1 bgproxy"]
 
 
 @pytest.mark.says("Max-Forwards")
@@ -93,7 +114,6 @@ def test_everything_else_passes_in_order_byte_for_byte(through: Through) -> None
             b"User-Agent:  two  spaces ",
             b"Content-Type: a/b",
             b"Range: bytes=0-1",
-            b"Via: 1.0 x",
         ),
         *(b"Cookie: second", b"Max-Forwards: 0", b"Trailer: X-Sum", b"Content-Encoding: br", b"a!#$%&'*+-.^_`|~9: x"),
         *(b'X-Quoted: "a, b"', b"Date: now", b"X_Other: 1", b"Long: " + b"x" * 8000),
@@ -117,7 +137,8 @@ CLAIMS = [
 ]
 
 
-@pytest.mark.says("From a peer in `trusted_proxies`")
+@pytest.mark.says("further `X-Forwarded-*`")
+@pytest.mark.says("the request id")
 @pytest.mark.says("`X-Forwarded-For`, `-Proto`, `-Host`")
 def test_what_a_stranger_claims_is_replaced_or_dropped(through: Through) -> None:
     assert sent_on(through, *CLAIMS, *CLAIMS) == ()
@@ -133,7 +154,8 @@ def test_what_a_stranger_claims_is_replaced_or_dropped(through: Through) -> None
     assert request_id not in ("", "mine")
 
 
-@pytest.mark.says("From a peer in `trusted_proxies`")
+@pytest.mark.says("further `X-Forwarded-*`")
+@pytest.mark.says("the request id")
 @pytest.mark.says("`X-Forwarded-For`, `-Proto`, `-Host`")
 def test_what_a_trusted_proxy_claims_is_extended_or_kept(plane: Plane) -> None:
     through = Through(plane, settings(trusted_proxies=("127.0.0.1/32",)))
@@ -146,7 +168,7 @@ def test_what_a_trusted_proxy_claims_is_extended_or_kept(plane: Plane) -> None:
         "x-forwarded-host": ["six"],
         "x-forwarded-port": ["6"],
         "x-real-ip": ["6.6.6.6"],
-        "forwarded": ["for=6.6.6.6"],
+        "forwarded": ["for=6.6.6.6", "for=127.0.0.1"],
         "via": ["1.1 bgproxy"],
         "x-request-id": ["mine"],
     }

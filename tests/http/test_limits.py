@@ -234,7 +234,7 @@ def test_a_crowd_that_is_slow_or_silent_does_not_keep_others_from_being_served(p
 # --- amplification ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.says("Server-sent events and everything else")
+@pytest.mark.says("**Token by token.** A piece")
 def test_what_leaves_is_never_much_more_than_what_came(plane: Plane) -> None:
     """Small heads and small chunks, in both directions: a few hundred bytes per request are added, and no more."""
     through = Through(plane)

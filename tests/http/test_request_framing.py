@@ -167,7 +167,23 @@ LINE_ENDS = {
 }
 
 
+LOOK_ALIKES = {
+    "Content_Length": post(b"Content_Length: 5") + b"hello",
+    "Content_Length beside ours": post(b"Content-Length: 5", b"Content_Length: 9") + b"hello",
+    "content.length": post(b"content.length: 5") + b"hello",
+    "Transfer_Encoding": post(b"Transfer_Encoding: chunked") + LAST,
+    "Transfer_Encoding beside a length": post(b"Content-Length: 5", b"Transfer_Encoding: chunked") + b"hello",
+    "TRANSFER.ENCODING of nothing": post(b"TRANSFER.ENCODING:"),
+    "Transfer~Encoding beside the same": post(b"Transfer-Encoding: chunked", b"Transfer~Encoding: chunked") + LAST,
+    "in a GET": b"GET /case HTTP/1.1\r\nHost: a\r\nContent_Length: 0\r\n\r\n",
+}
+BODIES_OF_1_0 = {
+    method: f"{method} /case HTTP/1.0\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".encode()
+    for method in ("GET", "DELETE")
+}
 REFUSED = {
+    "look-alike": LOOK_ALIKES,
+    "HTTP/1.0": BODIES_OF_1_0,
     "both framings": BOTH,
     "length": LENGTHS,
     "coding": CODINGS,
@@ -178,6 +194,8 @@ REFUSED = {
 
 
 @pytest.mark.says("One rule: **ambiguous means refused**")
+@pytest.mark.says("what some servers take for either of them")
+@pytest.mark.says("GET, HEAD or DELETE with a body in HTTP/1.0")
 @pytest.mark.says("After a refusal no further byte")
 @pytest.mark.says("Content-Length twice with the same number")
 @pytest.mark.says("Transfer-Encoding in an HTTP/1.0 message")
@@ -196,7 +214,7 @@ def test_what_leaves_a_doubt_is_refused_and_never_sent_on(through: Through, sent
     assert through.plane.rejected("bad_request") == 1
 
 
-@pytest.mark.says("Empty lines before a request line are ignored")
+@pytest.mark.says("A request meets the same answer however it is cut")
 @pytest.mark.parametrize("table", REFUSED.values(), ids=REFUSED)
 def test_what_leaves_a_doubt_is_refused_byte_by_byte_as_well(through: Through, table: dict[str, bytes]) -> None:
     through.assert_all_refused(table, 400, "bad_request")
@@ -258,6 +276,10 @@ BAD_CHUNKS = {
     "trailer with NUL": b"0\r\nX-A: \x00\r\n\r\n",
     "trailer folded": b"0\r\nX-A: 1\r\n 2\r\n\r\n",
     "trailer without a name": b"0\r\n: 1\r\n\r\n",
+    **{
+        f"trailer {name}": b"0\r\nX-A: 1\r\n%b: 5\r\n\r\n" % name.encode()
+        for name in ("Content-Length", "Transfer-Encoding", "Host", "hOST", "content_length", "TRANSFER.ENCODING")
+    },
     "request in place of a trailer": b"0\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
     "extension of 9 KiB": b"5;a=" + b"x" * 9000 + b"\r\nhello\r\n",
     "endless extension": b"5;a=" + b"x" * 9000,
@@ -335,17 +357,17 @@ def test_a_content_length_is_a_decimal_number_written_anew(through: Through, val
 
 
 UNSAFE_TRAILERS = (
-    *("Content-Length", "Transfer-Encoding", "Host", "Connection", "Content-Encoding", "Content-Type", "Trailer", "TE"),
+    *("Connection", "Content-Encoding", "Content-Type", "Trailer", "TE"),
     *("Authorization", "Cookie", "Set-Cookie", "Proxy-Authorization", "Cache-Control", "Expect", "Range", "Upgrade"),
     *("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded", "X-Request-ID", "X-BG-Colour", "Via"),
-    *("Content_Length", "x_forwarded_for", "TRANSFER_ENCODING", "hOST"),
+    *("x_forwarded_for", "X.Real.IP", "CONTENT_TYPE", "x_bg_epoch"),
 )
 
 
 @pytest.mark.says("trailers")
 @pytest.mark.says("Extensions are dropped; trailers pass")
 @pytest.mark.says("Framing written anew")
-def test_trailers_pass_as_trailers_unless_they_would_frame_route_or_authenticate(through: Through) -> None:
+def test_trailers_pass_as_trailers_unless_they_would_authenticate_describe_or_vouch(through: Through) -> None:
     unsafe = b"".join(b"%b: 6\r\n" % name.encode() for name in UNSAFE_TRAILERS)
     sent = CHUNKED + b"5\r\nhello\r\n0\r\nX-Sum: 1\r\n" + unsafe + b"x-last:  2 \r\n\r\n"
     for client in (through.at_once(sent), *through.bit_by_bit({"": sent}).values()):
@@ -382,7 +404,7 @@ def test_empty_lines_before_a_request_are_ignored(through: Through, empty: bytes
     sent = empty + request(target="/1") + empty + request(target="/2")
     for client in (through.at_once(sent), *through.bit_by_bit({"": sent}).values()):
         assert (client.answer().body, client.answer().body) == (b"/1", b"/2")
-    assert [each.target for each in through.requests()] == ["/1", "/2"] * 2
+    assert sorted(each.target for each in through.requests()) == ["/1", "/1", "/2", "/2"]  # two clients at a time
 
 
 @pytest.mark.says("a body with GET, HEAD, DELETE or OPTIONS")

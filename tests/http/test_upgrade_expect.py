@@ -48,7 +48,7 @@ def heard(prompt: Prompt) -> bytes:
 
 
 @pytest.mark.says("A tunnel begins with the 101")
-@pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
+@pytest.mark.says("**Tunnels.** Upgrades: GET")
 @pytest.mark.parametrize(
     "early", [b"early", SMUGGLED, b"\0\r\n\r\n", b"x" * 20_000], ids=["text", "a request", "binary", "long"]
 )
@@ -71,7 +71,7 @@ def test_a_tunnel_begins_with_the_101_and_not_before(hesitant: Prompted, early: 
     upstream.assert_dropped()
 
 
-@pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
+@pytest.mark.says("**Tunnels.** Upgrades: GET")
 @pytest.mark.parametrize("end", ["finish", "close", "reset"])
 def test_the_end_of_the_upstream_s_side_is_the_end_of_the_tunnel(prompted: Prompted, end: str) -> None:
     client, upstream = prompted.ask("/case", *UPGRADE)
@@ -82,7 +82,7 @@ def test_the_end_of_the_upstream_s_side_is_the_end_of_the_tunnel(prompted: Promp
     assert client.is_ended()
 
 
-@pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
+@pytest.mark.says("**Tunnels.** Upgrades: GET")
 @pytest.mark.parametrize("status", [200, 204, 304, 400, 426, 502])
 def test_what_is_pipelined_behind_a_declined_upgrade_is_http(prompted: Prompted, status: int) -> None:
     client = prompted.at_once(request("GET", "/case", *UPGRADE) + request(target="/next") + b"\x81\x05hello" + SMUGGLED)
@@ -95,7 +95,7 @@ def test_what_is_pipelined_behind_a_declined_upgrade_is_http(prompted: Prompted,
     assert [each.target for each in prompted.requests()] == ["/case", "/next"]
 
 
-@pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
+@pytest.mark.says("**Tunnels.** Upgrades: GET")
 @pytest.mark.says("not valid HTTP/1.1, ambiguous framing, a head over 64 KiB")
 @pytest.mark.parametrize(
     "answer",
@@ -133,7 +133,7 @@ BODIES = {
 
 
 @pytest.mark.says("an upgrade with a body, in HTTP/1.0")
-@pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
+@pytest.mark.says("**Tunnels.** Upgrades: GET")
 @pytest.mark.parametrize("protocol", ["websocket", "h2c", "x", "TLS/1.0", ""])
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
 @pytest.mark.parametrize(("framing", "body"), BODIES.values(), ids=BODIES)
@@ -170,7 +170,7 @@ OFFERS = {
 
 @pytest.mark.says("an upgrade with a body, in HTTP/1.0")
 @pytest.mark.says("several protocols in Upgrade")
-@pytest.mark.says("Upgrades: GET, HTTP/1.1, no body")
+@pytest.mark.says("**Tunnels.** Upgrades: GET")
 @pytest.mark.parametrize(("fields", "version", "offered"), OFFERS.values(), ids=OFFERS)
 def test_only_an_upgrade_that_can_be_tunnelled_is_offered(
     through: Through, fields: tuple[str, ...], version: str, offered: str

@@ -12,6 +12,7 @@ CHROMIUM = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,ima
 FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
+@pytest.mark.says("The form follows `Accept`")
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [
@@ -62,6 +63,7 @@ def test_weights_and_precision_decide_as_rfc_9110_says(accept, kind):
     assert preferred(accept.encode()) == kind
 
 
+@pytest.mark.says("Equal weights")
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [
@@ -88,6 +90,7 @@ def test_a_comma_or_a_weight_inside_quotes_is_text():
     assert preferred(b'application/json;q=0.5, text/plain;a="never closed, text/html') == "txt"
 
 
+@pytest.mark.says("More than 1 KiB of `Accept`")
 def test_no_more_than_a_bound_is_looked_at():
     assert preferred(b"text/html" + b" " * (LIMIT - 9)) == "html"
     assert preferred(b"text/html" + b" " * (LIMIT - 8)) == "txt"

@@ -76,6 +76,7 @@ def test_text_stands_out_in_light_and_in_dark():
             assert (brighter + 0.05) / (darker + 0.05) >= 4.5, "WCAG 2.2 AA"
 
 
+@pytest.mark.says("Every form is `no-store`")
 def test_only_the_style_of_the_built_in_page_may_do_anything():
     _, policy = ErrorPages().page("html", 502)
     style = re.findall(r"<style>(.*?)</style>", BUILT_IN["html"], re.DOTALL)
@@ -85,6 +86,7 @@ def test_only_the_style_of_the_built_in_page_may_do_anything():
     )
 
 
+@pytest.mark.says("A page may hold style sheets")
 def test_own_pages_may_bring_style_and_pictures_and_still_fetch_nothing():
     _, policy = ErrorPages({"error.html": "x"}).page("html", 502)
     assert policy.startswith(b"default-src 'none'; style-src 'unsafe-inline'; img-src data:; ")
@@ -105,6 +107,10 @@ def test_the_built_in_problem_has_the_members_that_those_of_the_admin_api_have()
     }
 
 
+@pytest.mark.says("`502.html`")
+@pytest.mark.says("`4xx.html`")
+@pytest.mark.says("`error.html`")
+@pytest.mark.says("the same with `.json`")
 def test_of_own_pages_the_most_specific_wins_and_the_rest_is_built_in():
     own = {"502.html": "exact", "5xx.html": "class", "error.html": "any", "4xx.txt": "text"}
     pages = ErrorPages(own)

@@ -52,6 +52,7 @@ def test_a_line_says_who_the_client_is_and_what_it_asked(line, source, destinati
     assert read(line + REQUEST) == Introduction(len(line), False, source, destination)
 
 
+@pytest.mark.says("Version 1 has at most 107")
 @pytest.mark.parametrize(
     "line",
     [
@@ -80,6 +81,7 @@ def test_a_line_ends_with_cr_and_lf(line):
     assert refused(line)
 
 
+@pytest.mark.says("Version 1 has at most 107")
 def test_a_line_has_107_bytes_at_most():
     longest = b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n"
     assert len(longest) == 107
@@ -148,6 +150,7 @@ def test_a_header_holds_the_addresses_of_its_family(family, needed):
     assert isinstance(read(v2(family=family, block=bytes(needed))), Introduction)
 
 
+@pytest.mark.says("Version 2 has at most 4096")
 def test_a_header_is_as_long_as_the_bound_and_no_longer():
     fill = LONGEST - len(FOUR) - 3
     assert read(v2("192.0.2.7", "203.0.113.1", 1, 2, tlv(4, bytes(fill)))).length == LONGEST
@@ -160,6 +163,7 @@ def test_a_header_is_as_long_as_the_bound_and_no_longer():
 # --- extensions of version 2 ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("Version 2 has at most 4096")
 def test_extensions_are_skipped_and_a_checksum_is_checked():
     extensions = tlv(0x01, b"http/1.1") + tlv(0x02, b"app.example") + tlv(0x20, b"\x01" + bytes(4) + tlv(0x21, b"x"))
     for more in (extensions, tlv(0x04, b""), tlv(0xEA, b"\x01vpce-1"), tlv(0xFF, bytes(600))):

@@ -97,6 +97,10 @@ def test_every_refusal_is_counted_and_every_status_has_its_page():
     assert statuses == set(STATUSES), "core.error_pages.STATUSES lists them"
 
 
+@pytest.mark.says("`{{status}}`")
+@pytest.mark.says("`{{sentence}}`")
+@pytest.mark.says("`{{detail}}`")
+@pytest.mark.says("Every form is `no-store`")
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("kind", ACCEPT)
 @pytest.mark.parametrize(("status", "reason"), REFUSALS + FAILURES)
@@ -158,6 +162,8 @@ def test_to_a_client_that_had_not_said_anything_nothing_varies():
     assert b"\r\nVary" in reply(408, "header_timeout", asked=b"G")
 
 
+@pytest.mark.says("Values are escaped")
+@pytest.mark.says("`{{request_id}}`")
 @pytest.mark.parametrize("kind", ACCEPT)
 def test_what_a_trusted_proxy_gave_as_an_id_stays_text(kind):
     raw = b"<b>\"'&\\\xe9\x85"
