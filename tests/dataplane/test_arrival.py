@@ -9,8 +9,7 @@ import gc
 import os
 import resource
 import socket
-import ssl
-import subprocess
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +22,11 @@ from bgproxy.dataplane import arrival
 from bgproxy.dataplane.arrival import Acceptor
 from bgproxy.dataplane.downstream import Downstream
 from bgproxy.dataplane.plane import DataPlane
+from bgproxy.dataplane.tls import TlsTransport
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
+from bgproxy.tls.contexts import Contexts
+from tests.support.certificates import client_context, material, pair
 from tests.support.plane import eventually, settings
 from tests.support.proxies import eventually as eventually_here
 from tests.support.proxy_headers import CRC32C, LOCAL, UNIX, checksummed, tlv, v1, v2
@@ -32,8 +34,8 @@ from tests.support.raw_http import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-    from pathlib import Path
 
+    from bgproxy.wire.proxy_protocol import Introduction
     from tests.support.plane import Plane
 
 EVERYBODY = ("127.0.0.0/8", "::1/128", "unix")
@@ -243,13 +245,17 @@ def segment() -> Iterator[Segment]:
 class Door:
     """A plane of this process with an acceptor on a socket of its own. Nobody is behind it: requests earn a 503."""
 
-    def __init__(self, segment: Segment, context: ssl.SSLContext | None = None, **timeouts: float) -> None:
+    def __init__(self, segment: Segment, *, speaks_tls: bool = False, **timeouts: float) -> None:
         self.plane = DataPlane(asyncio.get_running_loop(), segment, 0, lambda _: None)
         empty = PoolTable(1, Pool(()), Pool(()))
         self.plane.configure(trusting("127.0.0.0/8", timeouts=timeouts), empty)
         self.plane.deadlines.start()
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.acceptor = Acceptor(self.plane, self.listener, context)
+        if speaks_tls:
+            self.plane.certificates = Contexts(material(pair("app.example")))
+        self.accepted: Callable[[Introduction], Downstream | TlsTransport]
+        self.accepted = partial(TlsTransport if speaks_tls else Downstream, self.plane)
+        self.acceptor = Acceptor(self.plane, self.listener, self.accepted)
         self._writers: list[asyncio.StreamWriter] = []
 
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -354,7 +360,7 @@ def test_without_a_free_descriptor_the_listener_is_asked_again_only_after_a_whil
                 call_later=lambda delay, call: later.append(call),
             ),
         )
-        acceptor = Acceptor(plane, listener)  # type: ignore[arg-type]
+        acceptor = Acceptor(plane, listener, door.accepted)  # type: ignore[arg-type]
         with socket.create_connection(listener.getsockname()):
             await eventually_here(lambda: later, "the wait")
             for _ in range(20):
@@ -372,7 +378,7 @@ def test_without_a_free_descriptor_the_listener_is_asked_again_only_after_a_whil
 def test_an_acceptor_that_waits_for_a_descriptor_can_be_closed(segment: Segment) -> None:
     async def overflow(door: Door) -> None:
         listener = FullListener(socket.create_server(("127.0.0.1", 0)))
-        acceptor = Acceptor(door.plane, listener)  # type: ignore[arg-type]
+        acceptor = Acceptor(door.plane, listener, door.accepted)  # type: ignore[arg-type]
         with socket.create_connection(listener.getsockname()):
             await eventually_here(lambda: listener.asked, "the first question")
             acceptor.close()
@@ -382,32 +388,12 @@ def test_an_acceptor_that_waits_for_a_descriptor_can_be_closed(segment: Segment)
     in_a_loop(overflow, segment)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory: Path = tmp_path_factory.mktemp("certificate")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost"
-    try:
-        made = subprocess.run(
-            [*command.split(), "-days", "2", "-keyout", "key.pem", "-out", "cert.pem"],
-            cwd=directory, capture_output=True, check=True,
-        )  # fmt: skip
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    assert made.returncode == 0
-    return directory
-
-
 @pytest.mark.says("**PROXY protocol.** With")
-def test_tls_begins_behind_the_header(segment: Segment, certificate: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-
+def test_tls_begins_behind_the_header(segment: Segment) -> None:
     async def handshake(door: Door) -> None:
-        theirs = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
-        theirs.check_hostname = False
         reader, writer = await door.client()
         writer.write(BINARY)
-        await writer.start_tls(theirs)
+        await writer.start_tls(client_context(), server_hostname="app.example")
         writer.write(request())
         assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
         (client,) = door.plane.clients
@@ -417,16 +403,15 @@ def test_tls_begins_behind_the_header(segment: Segment, certificate: Path) -> No
         await door.has(0)
         no_tls, plain = await door.client()
         plain.write(BINARY + request())
-        assert b"HTTP" not in await no_tls.read()
+        assert (await no_tls.readline()).startswith(b"HTTP/1.1 400 ")
+        assert door.plane.cells[slot.rejected_cell("plain_on_tls")] == 1
+        plain.close()
         await door.has(0)
 
-    in_a_loop(handshake, segment, context=context)
+    in_a_loop(handshake, segment, speaks_tls=True)
 
 
-def test_a_handshake_that_never_ends_is_cut_with_its_header(segment: Segment, certificate: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-
+def test_a_handshake_that_never_ends_is_cut_with_its_header(segment: Segment) -> None:
     async def handshake(door: Door) -> None:
         reader, writer = await door.client()
         writer.write(BINARY + b"\x16\x03\x01")
@@ -434,4 +419,4 @@ def test_a_handshake_that_never_ends_is_cut_with_its_header(segment: Segment, ce
             assert await reader.read() == b""
         await door.has(0)
 
-    in_a_loop(handshake, segment, context=context, header=0.3)
+    in_a_loop(handshake, segment, speaks_tls=True, header=0.3)

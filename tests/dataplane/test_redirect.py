@@ -60,6 +60,7 @@ def test_a_request_is_sent_to_the_same_place_by_https(plane: Plane, line: str, h
     assert plane.counted(slot.REDIRECTS) == 1
 
 
+@pytest.mark.says("with `[tls] redirect_http`")
 @pytest.mark.parametrize("host", ["evil.example", "x.y.app.example", "192.0.2.2", "app.example.evil.example"])
 def test_nobody_is_sent_to_a_name_that_no_certificate_covers(plane: Plane, host: str) -> None:
     client = plane.client()

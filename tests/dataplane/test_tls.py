@@ -329,6 +329,7 @@ def test_a_websocket_conversation_goes_through(plane: Plane, version: ssl.TLSVer
     assert plane.answered("GET", 101) == 1
 
 
+@pytest.mark.says("Over TLS a client is told the end")
 @VERSIONS
 def test_when_one_side_of_a_tunnel_ends_the_other_says_the_rest(plane: Plane, version: ssl.TLSVersion) -> None:
     heard: list[bytes] = []
@@ -350,6 +351,7 @@ def test_when_one_side_of_a_tunnel_ends_the_other_says_the_rest(plane: Plane, ve
     eventually(plane.is_idle, "the end of the tunnel")
 
 
+@pytest.mark.says("Over TLS a client is told the end")
 def test_when_the_upstream_ends_a_tunnel_the_client_says_the_rest(plane: Plane) -> None:
     heard: list[bytes] = []
 
@@ -378,6 +380,7 @@ def rejected_once(plane: Plane, reason: str) -> None:
     assert plane.counted(slot.TLS_HANDSHAKES) == 0
 
 
+@pytest.mark.says("plain HTTP where [TLS](tls.md) is spoken")
 def test_plain_http_is_told_to_use_https(plane: Plane) -> None:
     client = raw(plane)
     client.send(request())
@@ -461,6 +464,7 @@ def test_a_handshake_has_to_be_done_in_time(plane: Plane, sent: bytes) -> None:
     assert plane.rejected("tls_handshake") == 0, "counted once"
 
 
+@pytest.mark.says("one connection over `connections`")
 def test_connections_are_bounded_and_those_that_shake_hands_count(plane: Plane) -> None:
     plane.configure(settings(limits={"connections": 2}))
     shaking = raw(plane)
@@ -576,6 +580,8 @@ def asking_for_one(plane: Plane, how: str) -> None:
     certified(plane, material(*PAIRS, version=2, client_auth=how, client_ca=authority().cert_pem.bytes()))
 
 
+@pytest.mark.says("With a client certificate, `X-Client-Cert-Subject`")
+@pytest.mark.says("`Client-Cert`, `Client-Cert-Chain`")
 @pytest.mark.parametrize("how", ["optional", "required"])
 def test_the_verified_subject_goes_upstream_and_no_other(own_certificates: Plane, how: str) -> None:
     plane = own_certificates
@@ -592,6 +598,7 @@ def test_the_verified_subject_goes_upstream_and_no_other(own_certificates: Plane
     assert forged.one("Client-Cert") == ""
 
 
+@pytest.mark.says("With a client certificate, `X-Client-Cert-Subject`")
 @pytest.mark.parametrize(
     "field", ["X-Client-Cert-Subject: x", "x_client-cert_subject: x", "X-Client-Cert-Other: x", "client_cert: x"]
 )
@@ -603,6 +610,7 @@ def test_nobody_names_himself(plane: Plane, field: str) -> None:
         assert "cert" not in asked.raw.decode().lower()
 
 
+@pytest.mark.says("`Client-Cert`, `Client-Cert-Chain`")
 def test_a_trusted_proxy_may_pass_client_cert_on_but_not_our_own_field(plane: Plane) -> None:
     plane.configure(settings(trusted_proxies=("127.0.0.0/8",)))
     plane.client().ask("GET", "/", "Client-Cert: :AA==:", "X-Client-Cert-Subject: CN=root")

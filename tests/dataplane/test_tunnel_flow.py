@@ -342,7 +342,6 @@ def test_what_came_before_a_reset_is_delivered_before_the_reset() -> None:
     assert house.ended == [{"client_bytes": 0, "upstream_bytes": 10, "termination": "upstream_reset"}]
 
 
-@pytest.mark.says("A client that cannot be half-closed")
 def test_a_transport_that_cannot_half_close_is_closed_behind_what_waits() -> None:
     house = House()
     house.client.halves = False
