@@ -12,6 +12,7 @@ from bgproxy.dataplane.linger import LINGER_NS, Lingering, linger
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
+from tests.support.sockets import IDLE_SOCKET
 
 if TYPE_CHECKING:
     from tests.support.plane import Plane
@@ -56,7 +57,7 @@ class FakeClient:
         self.transport = SimpleNamespace(
             is_closing=lambda: already_closing,
             get_write_buffer_size=lambda: self.unwritten,
-            get_extra_info=lambda name: None,
+            get_extra_info={"socket": IDLE_SOCKET}.get,
             set_protocol=lambda protocol: setattr(self, "protocol", protocol),
             resume_reading=lambda: self.done.append("resume_reading"),
             write_eof=lambda: self.done.append("write_eof"),

@@ -6,4 +6,4 @@ import socket
 from types import SimpleNamespace
 
 _DESCRIPTOR = socket.socket().detach()  # as long as the process: nobody is told to close it
-IDLE_SOCKET = SimpleNamespace(fileno=lambda: _DESCRIPTOR)
+IDLE_SOCKET = SimpleNamespace(fileno=lambda: _DESCRIPTOR, setsockopt=lambda *_: None)
