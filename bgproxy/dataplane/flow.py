@@ -74,10 +74,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        # pause_writing as soon as the kernel does not take everything: whoever holds bytes here is known (buffers.py)
-        self.transport.set_write_buffer_limits(0)
         self.send = self.transport.write  # bound once: one attribute less per request
         self._plane.deadlines.watch(self)
+        self._limit_buffers()
+
+    def _limit_buffers(self) -> None:
+        """pause_writing as soon as the kernel does not take everything: who holds bytes here is known (buffers.py)."""
+        self.transport.set_write_buffer_limits(0)
 
     def on_deadline(self, now: int) -> None:
         raise NotImplementedError

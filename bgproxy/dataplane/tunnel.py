@@ -186,6 +186,9 @@ class TunnelEnd(Connection):
         self._reading_paused = connection._reading_paused
         self.transport.set_protocol(self)
 
+    def _limit_buffers(self) -> None:
+        """They are limited already, and over TLS uvloop takes it for news."""
+
     def read_on(self) -> None:
         if not self.has_finished and not self.other.is_slow:  # behind a FIN uvloop would find the FIN once more
             self.resume_reading()

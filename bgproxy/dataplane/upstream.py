@@ -43,12 +43,13 @@ class UpstreamConnection(Connection):
         self._keep_alive = False
         self._has_ended = False  # by a FIN, over TLS by a close_notify: nobody has cut it in between
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        if self.server.address.server_name:
-            # What uvloop has read ahead while we do not read is lost when the upstream closes: let it not read ahead.
-            transport.set_read_buffer_limits(high=1)  # type: ignore[attr-defined]
-            self.transport.set_write_buffer_limits(TLS_WRITE_BUFFER)
+    def _limit_buffers(self) -> None:
+        if not self.server.address.server_name:
+            super()._limit_buffers()
+            return
+        # What uvloop has read ahead while we do not read is lost when the upstream closes: let it not read ahead.
+        self.transport.set_read_buffer_limits(high=1)  # type: ignore[attr-defined]
+        self.transport.set_write_buffer_limits(TLS_WRITE_BUFFER)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.waiting is not None:

@@ -375,7 +375,12 @@ def test_without_tls_unread_bytes_are_an_end(stack: ExitStack) -> None:
 
 def alone(address: str, **limits: Any) -> tuple[Any, Any]:
     """A server without its worker, and an exchange whose request must not be sent twice."""
-    plane: Any = SimpleNamespace(settings=settings(upstream=limits), clock=lambda: 0, spawn=lambda work: work.close())
+    plane: Any = SimpleNamespace(
+        settings=settings(upstream=limits),
+        clock=lambda: 0,
+        spawn=lambda work: work.close(),
+        deadlines=SimpleNamespace(now=0),
+    )
     pool: Any = SimpleNamespace(colour=0)
     exchange = SimpleNamespace(request=SimpleNamespace(body=1, method=b"POST"))
     return Server(plane, pool, Upstream(address, 0, parse_upstream(address))), exchange

@@ -20,7 +20,7 @@ from bgproxy.shm import worker_slot as slot
 from tests.support.certificates import authority, client_context, issue, material, pair
 from tests.support.plane import Plane, WorkerProcess, eventually, settings
 from tests.support.raw_http import Ended, chunked, request, response
-from tests.support.raw_upstream import answering
+from tests.support.raw_upstream import answering, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -470,17 +470,19 @@ def test_connections_are_bounded_and_those_that_shake_hands_count(plane: Plane) 
     shaking = raw(plane)
     shaking.send(hello())
     assert shaking.take(5)
-    served = plane.tls_client(client_context())
-    assert served.ask().status == 200
+    plane.blue.script = silent
+    busy = [plane.tls_client(client_context())]
+    busy[0].send(request())
+    eventually(lambda: plane.cells[slot.IN_FLIGHT] == 1, "the one that is busy")
+    busy.append(plane.tls_client(client_context()))
+    assert shaking.rest() is not None, "who does not finish its handshake makes room"
+    busy[1].send(request())
+    eventually(lambda: plane.cells[slot.IN_FLIGHT] == 2, "both to be busy")
     with pytest.raises((ssl.SSLError, OSError)):
         plane.tls_client(client_context())
     assert plane.rejected("connections") == 1
     plain = plane.client()
-    assert plain.ask().status == 503, "plain ones count as well"
-    plain.close()
-    shaking.close()
-    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 1, "room")
-    assert plane.tls_client(client_context()).ask().status == 200
+    assert plain.answer().status == 503, "plain ones count as well"
 
 
 @pytest.fixture

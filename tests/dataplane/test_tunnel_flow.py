@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.tunnel import QUIET_NS, Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
@@ -228,6 +229,7 @@ class House:
             deadlines=SimpleNamespace(now=self.clock_ns, watch=lambda timed: None, forget=lambda timed: None),
             clock=lambda: self.clock_ns,
             tunnels=set(),
+            buffers=Buffers(lambda count: None),
             turn=Turn(SimpleNamespace()),  # type: ignore[arg-type]
             cells=self.cells,
             client_lost=lambda client: None,

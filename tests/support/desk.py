@@ -141,6 +141,9 @@ class DeskTransport:
         self._is_reading = True
         self._loop.call_soon(self._deliver)
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
     def get_write_buffer_size(self) -> int:
         return 0
 
