@@ -35,6 +35,7 @@ def limited(plane: Plane) -> Plane:
     return plane
 
 
+@pytest.mark.says("what is held for slow peers")
 def test_half_heads_are_refused_when_they_are_too_much_together(limited: Plane) -> None:
     head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Fill: " + b"x" * 700_000
     before = limited.worker.resident_bytes()

@@ -317,6 +317,7 @@ def test_a_malformed_chunk_is_refused_and_never_passed_on(plane: Plane) -> None:
     assert plane.blue.requests == []
 
 
+@pytest.mark.says("After `requests` of them")
 def test_a_connection_carries_so_many_requests_and_its_last_answer_says_that_it_is_the_last(plane: Plane) -> None:
     plane.configure(settings(limits={"requests": 3}))
     client = plane.client()
@@ -600,6 +601,7 @@ def test_no_further_request_is_read_from_a_client_that_has_not_taken_its_answer(
     assert client.deadline == 1075
 
 
+@pytest.mark.says("Slow peers, in tunnels too")
 def test_a_slow_reader_is_cut_only_once_it_takes_nothing_any_more(client: Downstream) -> None:
     transport = client.transport
     transport.unwritten = 100  # type: ignore[attr-defined]

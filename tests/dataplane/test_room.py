@@ -42,6 +42,7 @@ def in_order(plane: Plane, count: int) -> list[RawClient]:
     return clients
 
 
+@pytest.mark.says("one connection over `connections`")
 def test_the_longest_idle_makes_room(plane: Plane) -> None:
     limited(plane, 3)
     first, second, third = in_order(plane, 3)
@@ -64,6 +65,7 @@ def test_a_head_that_does_not_come_makes_room(plane: Plane) -> None:
     assert idle.ask().status == 200
 
 
+@pytest.mark.says("one connection over `connections`")
 def test_where_all_are_busy_one_more_is_answered_and_closed(plane: Plane) -> None:
     release = threading.Event()
 

@@ -147,10 +147,9 @@ def test_our_own_answers_are_framed_and_give_nothing_away(plane: Plane) -> None:
 
 @pytest.mark.says("one connection over `connections`")
 def test_one_connection_too_many_is_told_so(plane: Plane) -> None:
-    through = Through(plane, settings(limits={"connections": 2}))
+    prompted = Prompted(plane, settings(limits={"connections": 2}))
     eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 0, "nobody")
-    held = [plane.client() for _ in range(2)]
-    assert [client.ask(target="/held").body for client in held] == [b"/held"] * 2
+    busy = [prompted.ask(target) for target in ("/case/1", "/case/2")]
     for _ in range(3):
         over = plane.client()
         over.send(SMUGGLED)
@@ -158,8 +157,13 @@ def test_one_connection_too_many_is_told_so(plane: Plane) -> None:
         assert (answer.status, answer.one("X-BG-Reason"), answer.one("Connection")) == (503, "connections", "close")
         assert over.is_ended()
         over.close()
-    assert [client.ask(target="/held").body for client in held] == [b"/held"] * 2
-    for client in held:
-        client.close()
-    eventually(lambda: plane.cells[slot.CLIENT_CONNECTIONS] == 0, "nobody again")
-    assert {each.target for each in through.requests()} == {"/held"}
+    for client, upstream in busy:
+        upstream.say(response(200, b"held"))
+        assert client.answer().body == b"held"
+    beat = plane.worker.cells[slot.HEARTBEAT_NS]
+    eventually(
+        lambda: plane.worker.cells[slot.HEARTBEAT_NS] > beat, "the next tick: there is one look for room in each"
+    )
+    assert plane.client().ask(target="/room").body == b"/room", "one of the two is idle now, and makes room"
+    assert (plane.counted(slot.closed_cell("make_room")), plane.rejected("connections")) == (1, 3)
+    assert sorted(each.target for each in prompted.requests()) == ["/case/1", "/case/2", "/room"]
