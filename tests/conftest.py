@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 
 # How fast a machine is says nothing about the code; the figures come from benchmarks/.
 settings.register_profile("bgproxy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("bgproxy")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: most tests wait for other processes most of the time."""
+    return len(os.sched_getaffinity(0)) + 1

@@ -12,7 +12,7 @@ from bgproxy.wire import encode, framing
 from bgproxy.wire.framing import ChunkedDecoder
 
 MORE, BAD = framing.MORE, framing.BAD
-examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+examples = settings(max_examples=120, deadline=None, derandomize=True, database=None)
 
 LINES = [
     *(

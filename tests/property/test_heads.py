@@ -14,7 +14,7 @@ from bgproxy.wire.response import ResponseHead, ResponseReader
 from tests.support.heads import TARGET_BYTES, outcome, reader_that_has_seen, request_reader
 from tests.support.odd_heads import HOST_NAMES, good_requests, good_responses, request_heads, response_heads
 
-examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+examples = settings(max_examples=120, deadline=None, derandomize=True, database=None)
 HEAD_BYTES = 1 << 16
 NEXT = b"GET /next HTTP/1.1\r\nHost: next\r\n\r\n"
 

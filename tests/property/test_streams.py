@@ -14,7 +14,7 @@ from tests.support.odd_heads import request_heads, response_heads, some
 from tests.support.strict import h11_responses
 
 too_slow = [HealthCheck.too_slow]  # on a busy machine
-examples = settings(max_examples=250, deadline=None, derandomize=True, database=None, suppress_health_check=too_slow)
+examples = settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=too_slow)
 
 CHUNK_LINES = [
     *(b"5\r\nhello\r\n", b"1;n=v\r\nx\r\n", b"0\r\n\r\n", b"0\r\nA: 1\r\n\r\n", b"0\r\nCookie: 1\r\nB: 2\r\n\r\n") * 3,
