@@ -2,7 +2,7 @@
 
 python benchmarks/paced.py PORT RATE SECONDS
 
-Most requests go over a few keep-alive connections, one in twenty over a new one. Prints one JSON object: sent, errors
+Most requests go over keep-alive connections, one in twenty over a new one. Prints one JSON object: sent, errors
 (what went wrong, with how often), p99_ms from when a request was due to the end of its answer.
 """
 
@@ -17,7 +17,6 @@ from collections import Counter
 
 import uvloop
 
-CONNECTIONS = 32
 NEW_EVERY = 20  # one request in so many comes on a connection of its own
 PATIENCE_S = 10.0
 KEPT = b"GET /normal HTTP/1.1\r\nHost: bench.example\r\n\r\n"
@@ -29,9 +28,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class Traffic:
     def __init__(self, port: int) -> None:
         self.port = port
-        self.kept: asyncio.Queue[Connection | None] = asyncio.Queue()
-        for _ in range(CONNECTIONS):
-            self.kept.put_nowait(None)
+        self.kept: list[Connection] = []  # free at this moment: as many as are in use at once, as with many users
         self.errors: Counter[str] = Counter()
         self.durations: list[float] = []
 
@@ -52,19 +49,18 @@ class Traffic:
             await _close(writer)
 
     async def close(self) -> None:
-        while not self.kept.empty():
-            if (connection := self.kept.get_nowait()) is not None:
-                await _close(connection[1])
+        while self.kept:
+            await _close(self.kept.pop()[1])
 
     async def _on_kept(self) -> None:
-        connection = await self.kept.get()
+        connection = self.kept.pop() if self.kept else await asyncio.open_connection("127.0.0.1", self.port)
         keep = False
         try:
-            connection = connection or await asyncio.open_connection("127.0.0.1", self.port)
             keep = await _exchange(*connection, KEPT)
         finally:
-            self.kept.put_nowait(connection if keep else None)
-            if connection is not None and not keep:
+            if keep:
+                self.kept.append(connection)
+            else:
                 await _close(connection[1])
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BODY = "a" * 119
-LARGE_BYTES = 4 << 20  # more than the kernel takes for a client that does not read
+LARGE_BYTES = 1 << 20  # more than the kernel takes for a client that does not read
 # With Server, Date, Content-Type, Content-Length and Connection, which nginx sends itself, these make ten.
 BROWSER_RESPONSE_FIELDS = {
     "Cache-Control": "private, no-cache, no-store, must-revalidate",
@@ -80,7 +80,7 @@ def upstream(directory: Path, core: int) -> Iterator[Target]:
     large.write_bytes(bytes(LARGE_BYTES))
     server = f"""
         server {{
-            location /large {{ alias {large}; }}
+            location /large {{ sendfile on; alias {large}; }}
             location /form {{ proxy_pass http://127.0.0.1:{blue}/; }}
             listen 127.0.0.1:{blue} backlog=4096; listen 127.0.0.1:{green} backlog=4096;
             location / {{ return 200 "ok"; }}

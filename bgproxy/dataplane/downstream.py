@@ -479,7 +479,7 @@ class Downstream(Connection):
         exchange = self.exchange
         why = "this proxy holds as much for slow clients as it may"
         if exchange is None and not self.closing and not self.is_slow:
-            self.refuse(Refusal(503, "buffered_bytes", why))
+            self.refuse(Refusal(503, "buffered_bytes", why), request_head=self._buffer)
         elif exchange is not None and not exchange.status and exchange.upstream is None and not self.is_slow:
             exchange.client_failed(503, "buffered_bytes", why)
         else:

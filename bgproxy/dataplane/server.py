@@ -111,17 +111,11 @@ class Server:
         if self.open < limits.max_connections:
             self.open += 1
             self._plane.spawn(self._connect(exchange))
-        elif len(self.waiting) < limits.max_waiting:
-            self._wait(exchange)
-            self._end_stalled(self._plane.deadlines.now)
-        elif self._end_stalled(self._plane.deadlines.now, 0):  # rather who does nothing than who has only just come
-            self._wait(exchange)
+        elif self._end_stalled(self._plane.deadlines.now) or len(self.waiting) < limits.max_waiting:
+            exchange.waiting_until = self._plane.clock() + int(limits.connect_timeout * 1e9)
+            self.waiting.append(exchange)
         else:
             exchange.failed(failures.QUEUE_FULL)
-
-    def _wait(self, exchange: Exchange) -> None:
-        exchange.waiting_until = self._plane.clock() + int(self._plane.settings.upstream.connect_timeout * 1e9)
-        self.waiting.append(exchange)
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange has ended without ever getting a connection."""
@@ -135,9 +129,12 @@ class Server:
             if not self._end_stalled(now):
                 break
 
-    def _end_stalled(self, now: int, patience: int = STALLED_NS) -> bool:
-        """Free the connection of a client that keeps it busy by doing nothing, for the next who waits."""
-        connection = self.stalled.take_longest(now, patience)
+    def _end_stalled(self, now: int) -> bool:
+        """Free the connection of a client that keeps it busy by doing nothing, for the next who waits. The more wait,
+        the less patience; none where the next would be refused."""
+        places = self._plane.settings.upstream.max_waiting
+        free = max(0, places - len(self.waiting))
+        connection = self.stalled.take_longest(now, STALLED_NS * free // max(1, places))
         if connection is None or connection.exchange is None:
             return False
         connection.exchange.stalled()
@@ -152,12 +149,12 @@ class Server:
         except ConnectionRefusedError as error:
             self._connect_failed(exchange, failures.CONNECT_REFUSED, str(error))
         except OSError as error:  # unreachable, no such name or socket file, out of descriptors
+            if is_out_of_descriptors(error):
+                self._failures -= 1  # ours, not the upstream's: no reason to leave it out
+                self._plane.room.out_of_descriptors()
             if self.address.server_name and isinstance(error, ssl.SSLError | ConnectionResetError):
                 self._connect_failed(exchange, failures.TLS_FAILED, why(error))
             else:
-                if is_out_of_descriptors(error):
-                    self._failures -= 1  # ours, not the upstream's: no reason to leave it out
-                    self._plane.room.out_of_descriptors()
                 self._connect_failed(exchange, failures.CONNECT_FAILED, str(error))
         else:
             if not self.address.server_name:  # over TLS they may still refuse us: known when the connection ends

@@ -34,7 +34,7 @@ class Stalled:
     def end(self, connection: UpstreamConnection) -> None:
         self._waiting.pop(connection, None)
 
-    def take_longest(self, now: int, patience: int = STALLED_NS) -> UpstreamConnection | None:
+    def take_longest(self, now: int, patience: int) -> UpstreamConnection | None:
         """Who has waited for longest for a client that does nothing; it is forgotten here. None where nobody has waited
         for so long (ns)."""
         for connection, (since, untaken, before) in tuple(self._waiting.items()):

@@ -143,7 +143,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def idle_since(self) -> int:
         """A handshake that does not end is no better than a request that does not come."""
-        return max(1, self.deadline - self._plane.header_ns)
+        return 0 if self._closing else max(1, self.deadline - self._plane.header_ns)
 
     def make_room(self) -> None:
         self.abandon()

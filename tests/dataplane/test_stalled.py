@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from bgproxy.dataplane.stalled import STALLED_NS, Stalled
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
@@ -29,7 +27,6 @@ def large_or_not(conversation: Conversation) -> None:
 # --- through a worker -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.says("a body that comes so slowly")
 def test_a_body_that_drips_makes_way(plane: Plane) -> None:
     plane.configure(settings(**ONE_CONNECTION))
     dripping = plane.client()
@@ -42,7 +39,6 @@ def test_a_body_that_drips_makes_way(plane: Plane) -> None:
     assert [asked.method for asked in plane.blue.requests] == ["GET"], "the upload was never completed"
 
 
-@pytest.mark.says("Slow peers, in tunnels too")
 def test_a_client_that_does_not_take_its_answer_makes_way(plane: Plane) -> None:
     plane.blue.script = large_or_not
     plane.configure(settings(**ONE_CONNECTION))
@@ -122,11 +118,11 @@ def test_the_longest_goes_first_and_nobody_before_a_quarter_of_a_second() -> Non
     first, second = object(), object()
     stalled.begin(first, 1000)  # type: ignore[arg-type]
     stalled.begin(second, 2000)  # type: ignore[arg-type]
-    assert stalled.take_longest(1000 + STALLED_NS - 1) is None
-    assert stalled.take_longest(1000 + STALLED_NS) is first
-    assert stalled.take_longest(1000 + STALLED_NS) is None
-    assert stalled.take_longest(2000 + STALLED_NS) is second
-    assert stalled.take_longest(10**18) is None
+    assert stalled.take_longest(1000 + STALLED_NS - 1, STALLED_NS) is None
+    assert stalled.take_longest(1000 + STALLED_NS, STALLED_NS) is first
+    assert stalled.take_longest(1000 + STALLED_NS, STALLED_NS) is None
+    assert stalled.take_longest(2000 + STALLED_NS, STALLED_NS) is second
+    assert stalled.take_longest(10**18, STALLED_NS) is None
 
 
 def test_patience_may_be_none() -> None:
@@ -146,6 +142,6 @@ def test_whoever_sends_or_takes_something_waits_anew() -> None:
     stalled.end(done)  # type: ignore[arg-type]
     stalled.begin(sending, 1000 + STALLED_NS)  # type: ignore[arg-type]
     left[0] = 99
-    assert stalled.take_longest(1000 + STALLED_NS) is None
-    assert stalled.take_longest(1000 + 2 * STALLED_NS) is sending
-    assert stalled.take_longest(1000 + 2 * STALLED_NS) is reading
+    assert stalled.take_longest(1000 + STALLED_NS, STALLED_NS) is None
+    assert stalled.take_longest(1000 + 2 * STALLED_NS, STALLED_NS) is sending
+    assert stalled.take_longest(1000 + 2 * STALLED_NS, STALLED_NS) is reading
