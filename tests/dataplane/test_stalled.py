@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from bgproxy.dataplane.stalled import STALLED_NS, Stalled
 from bgproxy.shm import worker_slot as slot
 from tests.support.plane import eventually, settings
@@ -27,6 +29,7 @@ def large_or_not(conversation: Conversation) -> None:
 # --- through a worker -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("a body that comes so slowly")
 def test_a_body_that_drips_makes_way(plane: Plane) -> None:
     plane.configure(settings(**ONE_CONNECTION))
     dripping = plane.client()
@@ -39,6 +42,7 @@ def test_a_body_that_drips_makes_way(plane: Plane) -> None:
     assert [asked.method for asked in plane.blue.requests] == ["GET"], "the upload was never completed"
 
 
+@pytest.mark.says("Slow peers, in tunnels too")
 def test_a_client_that_does_not_take_its_answer_makes_way(plane: Plane) -> None:
     plane.blue.script = large_or_not
     plane.configure(settings(**ONE_CONNECTION))
