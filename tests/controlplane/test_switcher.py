@@ -322,6 +322,7 @@ async def test_while_one_runs_another_is_refused_with_the_holder_named(make):
         await bench.switch(BLUE)
     assert caught.value.extra["holder"]["to"] == "green"
     assert (await first).changed
+    assert await bench.workers.all_ready(PATIENCE_S), "the silent one was replaced"
     assert (await bench.switch(BLUE)).changed
 
 
