@@ -407,6 +407,7 @@ class Downstream(Connection):
             date=plane.http_date,
             request_id_line=id_line,
             close=True,
+            added=self.added,
         )
         self.write(answer)
         if plane.access_log is not None:

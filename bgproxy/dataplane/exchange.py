@@ -222,6 +222,7 @@ class Exchange:
             date=self._plane.http_date,
             request_id_line=self.request_id_line,
             close=close,
+            added=client.added,
         )
         self.status = status
         self.response_bytes = len(answer)

@@ -27,11 +27,13 @@ class Replies:
         date: bytes,
         request_id_line: bytes,
         close: bool,
+        added: bytes = b"",
     ) -> bytes:
         """`reason` is a stable word, `detail` a sentence that gives away no address and no path.
 
         `asked` is the head that is answered, or what there is of it: only Accept and whether it is a HEAD are looked
-        for. `request_id_line` is a whole field line that begins with CRLF.
+        for. `request_id_line` is a whole field line that begins with CRLF; `added` are
+        further ones, or b"".
         """
         kind = preferred(accept_of(asked))
         template, policy = self._pages.page(kind, status)
@@ -51,6 +53,7 @@ class Replies:
         lines = [
             b"HTTP/1.1 %d %b\r\nServer: bgproxy\r\nDate: %b" % (status, phrase.encode(), date),
             request_id_line,
+            added,
             b"\r\nX-BG-Reason: " + reason.encode(),
             b"\r\nContent-Type: " + CONTENT_TYPES[kind],
             b"\r\nContent-Length: %d" % len(body),

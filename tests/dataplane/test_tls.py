@@ -667,6 +667,19 @@ def test_answers_over_tls_say_that_plain_is_over(plane: Plane) -> None:
     assert answer.one("Strict-Transport-Security") == ""
 
 
+def test_the_proxys_own_answers_say_so_as_well(plane: Plane) -> None:
+    plane.configure(settings(https=HttpsSettings(hsts=3600)))
+    plane.blue.script = answering(b"nonsense\r\n\r\n")
+    for status, line in (
+        (502, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        (501, b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"),
+    ):
+        for client, expected in ((plane.tls_client(client_context()), "max-age=3600"), (plane.client(), "")):
+            client.send(line)
+            answer = client.answer()
+            assert (answer.status, answer.one("Strict-Transport-Security")) == (status, expected)
+
+
 def test_without_it_the_application_decides(plane: Plane) -> None:
     plane.blue.script = answering(response(200, b"", "Strict-Transport-Security: max-age=1"))
     assert plane.tls_client(client_context()).ask().one("Strict-Transport-Security") == "max-age=1"
