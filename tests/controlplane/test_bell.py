@@ -13,7 +13,7 @@ async def test_every_ring_makes_everybody_look_again():
     bell, seen = Bell(), []
     waiting = [asyncio.ensure_future(bell.until(lambda n=n: n in seen, 10.0)) for n in (1, 2)]
     for n in (1, 2):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn of the loop, in which whoever was woken looks
         seen.append(n)
         bell.ring()
         bell.ring()

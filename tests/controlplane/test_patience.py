@@ -42,7 +42,7 @@ async def test_a_signal_ends_the_waiting_and_the_work(patience):
             ended.set()
 
     waiting = asyncio.ensure_future(patience.wait_for(work()))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # a turn of the loop, in which the work begins
     patience.signal()
     with pytest.raises(Interrupted):
         await waiting

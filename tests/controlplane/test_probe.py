@@ -111,7 +111,7 @@ async def test_an_endless_body_is_not_waited_for_when_nothing_is_expected_of_it(
         try:
             while True:
                 await answer.write(b"x" * 65536)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # others want to run, too
         except ConnectionError:
             return answer
 

@@ -62,7 +62,7 @@ class World:
     async def probe(self, address: Address, _settings: object) -> Check:
         while address.port not in self.found:  # noqa: ASYNC110 - the tests write plain values
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a real probe always waits for something
         found = self.found[address.port]
         if isinstance(found, Exception):
             raise found

@@ -95,7 +95,8 @@ async def test_a_process_that_ends_at_once_is_seen_dead_once(worker, heard):
     assert worker.how_it_ended == "exit status 1"
     assert worker.has_seen(99)
     worker.kill()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # a turn of the loop, in which a second death would be told
+    assert heard.gone == [worker]
     segment.close()
 
 

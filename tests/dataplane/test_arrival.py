@@ -18,7 +18,6 @@ import uvloop
 
 from bgproxy.core.model import Pool, PoolTable
 from bgproxy.core.settings import WorkerSettings
-from bgproxy.dataplane import arrival
 from bgproxy.dataplane.arrival import Acceptor
 from bgproxy.dataplane.downstream import Downstream
 from bgproxy.dataplane.plane import DataPlane
@@ -374,7 +373,7 @@ def test_without_a_free_descriptor_the_listener_is_asked_again_only_after_a_whil
         acceptor = Acceptor(plane, listener, door.accepted)  # type: ignore[arg-type]
         with socket.create_connection(listener.getsockname()):
             await eventually_here(lambda: later, "the wait")
-            for _ in range(20):
+            for _ in range(20):  # turns of the loop, which finds the listener readable in each
                 await asyncio.sleep(0)
             assert (listener.asked, len(later)) == (1, 1), "asked although it had said that it cannot"
             listener.full = False
@@ -392,8 +391,10 @@ def test_an_acceptor_that_waits_for_a_descriptor_can_be_closed(segment: Segment)
         acceptor = Acceptor(door.plane, listener, door.accepted)  # type: ignore[arg-type]
         with socket.create_connection(listener.getsockname()):
             await eventually_here(lambda: listener.asked, "the first question")
+            retry = acceptor._retry
             acceptor.close()
-            await asyncio.sleep(2 * arrival.RETRY_S)
+            assert retry is not None
+            assert retry.cancelled()
             assert listener.asked == 1
 
     in_a_loop(overflow, segment)
