@@ -96,8 +96,8 @@ class Worker:
                     self._loop.create_task(self._start())
             case Certify(material=material):
                 self._say(Certified(material.version, self._certify(material)))
-            case Published():
-                self._say(Seen(self.look()))
+            case Published(sequence=sequence):
+                self._say(Seen(sequence, self.look()))
             case Drain(timeout_s=timeout_s):
                 self.leave(timeout_s)
 
@@ -126,7 +126,7 @@ class Worker:
         self._slot.cells[slot.PID] = os.getpid()
         gc.collect()
         gc.freeze()  # what is there now stays: no collection looks at it again
-        self._say(Seen(self.look()))
+        self._say(Seen(0, self.look()))
         self._say(Ready(os.getpid()))
 
     def leave(self, timeout_s: float | None = None) -> None:

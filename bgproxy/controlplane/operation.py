@@ -92,6 +92,7 @@ class Operation:
         perform = {
             Action.CHECK_GATES: self._check_gates,
             Action.WRITE_INTENT: self._write_intent,
+            Action.CHOOSE_MODE: self._choose_mode,
             Action.CUT_OVER: self._cut_over,
             Action.REPLACE_SILENT: self._replace_silent,
             Action.CHOOSE_ANSWER: self._choose_answer,
@@ -144,12 +145,15 @@ class Operation:
         self.durable_s = time.perf_counter() - started
         return Event.INTENT_DURABLE
 
+    async def _choose_mode(self) -> Event:
+        return Event.GO_AT_ONCE
+
     async def _cut_over(self) -> Event:
         self.tools.announce(self.to, self.order.force)
         self._stored_at = time.perf_counter()
         self.tools.segment.live.store(self.epoch, self.to)
         self._moved(self)
-        self._silent = await self.tools.workers.publish(self.epoch, self.tools.ack_timeout_s)
+        self._silent = await self.tools.workers.publish(self.tools.ack_timeout_s)
         # Orphans read another word: they can only be here where the gates were overridden, or for a rollback.
         return Event.SOME_SILENT if self._silent or self.tools.orphans.pids() else Event.ALL_ACKNOWLEDGED
 

@@ -49,7 +49,7 @@ class WorkerProcess(asyncio.Protocol):
         self.spawned_at = time.monotonic()
         self.ready_at: float | None = None
         self.table_version = 0
-        self.seen_epoch = -1
+        self.seen_sequence = -1
         self.configured = False
         self.dead = False
         self.drained: Drained | None = None
@@ -119,8 +119,8 @@ class WorkerProcess(asyncio.Protocol):
     def ready(self) -> bool:
         return self.ready_at is not None and not self.dead
 
-    def has_seen(self, epoch: int) -> bool:
-        return self.dead or self.seen_epoch >= epoch
+    def has_seen(self, sequence: int) -> bool:
+        return self.dead or self.seen_sequence >= sequence
 
     def send(self, message: ToWorker) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -163,8 +163,8 @@ class WorkerProcess(asyncio.Protocol):
                 self.ready_at = time.monotonic()
             case TableAccepted(version):
                 self.table_version = version
-            case Seen(epoch):
-                self.seen_epoch = max(self.seen_epoch, epoch)
+            case Seen(sequence):
+                self.seen_sequence = max(self.seen_sequence, sequence)
             case Drained():
                 self.drained = message
             case Ejected():

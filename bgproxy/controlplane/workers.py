@@ -19,6 +19,7 @@ from bgproxy.controlplane.heartbeats import Heartbeats
 from bgproxy.controlplane.worker_process import WorkerProcess, nothing
 from bgproxy.core.gates import WorkerView
 from bgproxy.core.messages import Certify, Configure, Drain, Published
+from bgproxy.core.messages import Cut as CutRequests
 from bgproxy.core.model import COLOURS
 from bgproxy.shm import worker_slot
 
@@ -87,6 +88,7 @@ class Workers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ejections = Ejections(table, emit=emit)
         self._killed: dict[int, Cut] = {}
+        self._sequence = 0
         self._stopping = False
         self.deaths = 0
 
@@ -132,16 +134,23 @@ class Workers:
     async def all_ready(self, timeout_s: float) -> bool:
         return await self._bell.until(lambda: self.ready == len(self._slots), timeout_s)
 
-    async def publish(self, epoch: int, timeout_s: float) -> list[WorkerProcess]:
+    async def publish(self, timeout_s: float) -> list[WorkerProcess]:
         """Tell every worker to look at the live word; returns those that have neither said that they did, nor died.
 
         A worker that is started later is born with the word as it is then.
         """
+        self._sequence = sequence = self._sequence + 1
         audience = [worker for worker in self.living() if worker.configured]
         for worker in audience:
-            worker.send(Published(epoch))
-        await self._bell.until(lambda: all(worker.has_seen(epoch) for worker in audience), timeout_s)
-        return [worker for worker in audience if not worker.has_seen(epoch)]
+            worker.send(Published(sequence))
+        await self._bell.until(lambda: all(worker.has_seen(sequence) for worker in audience), timeout_s)
+        return [worker for worker in audience if not worker.has_seen(sequence)]
+
+    def cut(self, colour: Colour, *, writes: bool) -> None:
+        """End what runs on `colour` (with `writes` only unsafe requests). The gauges show when it is done."""
+        for worker in self.living():
+            if worker.configured:
+                worker.send(CutRequests(colour, writes))
 
     def certify(self, material: TlsMaterial) -> None:
         """New handshakes use these certificates, in the workers that there are and in all that come."""

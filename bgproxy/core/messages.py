@@ -33,9 +33,22 @@ class Certify(msgspec.Struct, frozen=True, tag="certify"):
 
 
 class Published(msgspec.Struct, frozen=True, tag="published"):
-    """Supervisor → worker: the live word has moved, look at it; answered by Seen."""
+    """Supervisor → worker: the live word was stored, look at it; answered by Seen with the same number.
 
-    epoch: int
+    Words may repeat (a hold comes and goes), numbers never do within a supervisor's life.
+    """
+
+    sequence: int
+
+
+class Cut(msgspec.Struct, frozen=True, tag="cut"):
+    """Supervisor → worker: end what still runs on `colour` and no longer may; with `writes` only unsafe requests.
+
+    Streams stay. That it is done shows in the gauges; there is no answer.
+    """
+
+    colour: int
+    writes: bool = False
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -57,8 +70,10 @@ class TableAccepted(msgspec.Struct, frozen=True, tag="table_accepted"):
 
 
 class Seen(msgspec.Struct, frozen=True, tag="seen"):
-    """Worker → supervisor: every request from now on goes to the colour of this epoch (or a later one)."""
+    """Worker → supervisor: the word was looked at after store `sequence`: every request from now on is treated as it,
+    or a later one, says. 0 where nobody asked."""
 
+    sequence: int
     epoch: int
 
 
@@ -92,7 +107,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     cut_streams: int
 
 
-ToWorker: TypeAlias = Configure | Certify | Published | Drain
+ToWorker: TypeAlias = Configure | Certify | Published | Cut | Drain
 ToSupervisor: TypeAlias = Ready | TableAccepted | Seen | Ejected | Certified | OutOfDescriptors | Drained
 
 _encode = msgspec.json.Encoder().encode

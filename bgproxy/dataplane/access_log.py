@@ -18,6 +18,7 @@ import orjson
 from bgproxy.core.model import COLOURS
 from bgproxy.core.settings import AccessLogSettings
 from bgproxy.shm import worker_slot as slot
+from bgproxy.shm.live_pointer import EPOCH_SHIFT
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.exchange import Exchange
@@ -122,7 +123,7 @@ def _as_json(record: tuple[Any, ...]) -> bytes:
             "bytes_out": bytes_out,
             "duration_s": round(duration_ns / 1e9, 6),
             "colour": None if word is None else COLOURS[word & 1].label,
-            "epoch": None if word is None else word >> 1,
+            "epoch": None if word is None else word >> EPOCH_SHIFT,
             "upstream": upstream,
             "attempts": attempts,
             "reused": reused,

@@ -23,6 +23,7 @@ from bgproxy.dataplane.room import Room
 from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.dataplane.turn import Turn
 from bgproxy.shm import worker_slot as slot
+from bgproxy.shm.live_pointer import EPOCH_SHIFT
 from bgproxy.shm.segment import Segment
 from bgproxy.tls.contexts import Contexts
 from bgproxy.tls.upstream import client_context
@@ -215,7 +216,7 @@ class DataPlane:
         if not self.settings.headers.expose:
             return b""
         colour = COLOURS[word & 1]
-        lines = f"\r\nX-BG-Colour: {colour.label}\r\nX-BG-Epoch: {word >> 1}"
+        lines = f"\r\nX-BG-Colour: {colour.label}\r\nX-BG-Epoch: {word >> EPOCH_SHIFT}"
         release = self.table.pool(colour).release
         return (lines + (f"\r\nX-BG-Release: {release}" if release else "")).encode()
 

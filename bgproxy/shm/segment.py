@@ -16,7 +16,7 @@ import os
 from bgproxy.shm import health_board, live_pointer, worker_slot
 
 MAGIC = 0x3158_4F52_5047_42  # "BGPROX1" read as little-endian bytes
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 CELL_BYTES = 8
 
 _MAGIC_CELL, _LAYOUT_CELL, _WORKERS_CELL, _SLOT_CELLS_CELL = 0, 1, 2, 3

@@ -28,6 +28,7 @@ from bgproxy.errors import (
     WorkersDidNotAcknowledge,
 )
 from bgproxy.shm import worker_slot
+from bgproxy.shm.live_pointer import Live
 from tests.support.faulty_os import FaultyOs
 from tests.support.proxies import PATIENCE_S, TABLE, FakeProxy, eventually
 
@@ -126,15 +127,15 @@ async def test_a_switch_is_durable_then_live_then_seen_by_every_worker_then_answ
     store, publish, live = bench.store.save, bench.workers.publish, bench.segment.live.load
 
     async def save(state):
-        assert live() == (0, BLUE)
+        assert live() == Live(0, BLUE)
         await store(state)
         bench.emit("durable")
 
-    async def told(epoch, timeout_s):
-        assert live() == (1, GREEN)
+    async def told(timeout_s):
+        assert live() == Live(1, GREEN)
         assert bench.on_disk().epoch == 1
         bench.emit("stored")
-        silent = await publish(epoch, timeout_s)
+        silent = await publish(timeout_s)
         assert bench.workers.epochs() == [1, 1]
         bench.emit("acknowledged")
         return silent
@@ -196,7 +197,7 @@ async def test_a_present_epoch_passes_and_a_stale_one_changes_nothing(bench):
     with pytest.raises(StaleEpoch, match=r"the epoch is 1 \(green is live\) and not 0; nothing was changed") as caught:
         await bench.switch(BLUE, if_epoch=0)
     assert caught.value.extra == {"epoch": 1, "live": "green"}
-    assert bench.segment.live.load() == (1, GREEN)
+    assert bench.segment.live.load() == Live(1, GREEN)
 
 
 @pytest.mark.parametrize("order", [SwitchOrder(kind="switch"), SwitchOrder(kind="rollback", to=GREEN)])
@@ -214,7 +215,7 @@ async def test_an_unhealthy_pool_is_refused_with_every_reason_and_nothing_change
     with pytest.raises(SwitchRefused, match=r"connection refused, 3 times in a row.*nothing was changed") as caught:
         await bench.switch()
     assert [each["gate"] for each in caught.value.extra["failed"]] == ["pool_healthy", "upstream_healthy"]
-    assert bench.segment.live.load() == (0, BLUE)
+    assert bench.segment.live.load() == Live(0, BLUE)
     assert bench.on_disk() is None
     assert bench.switcher.state == "steady"
 
@@ -241,7 +242,7 @@ async def test_a_dry_run_says_what_would_happen_and_changes_nothing(bench):
         await bench.switch(dry_run=True)
     forced = await bench.switch(dry_run=True, force=True)
     assert len(forced.overridden) == 2
-    assert bench.segment.live.load() == (0, BLUE)
+    assert bench.segment.live.load() == Live(0, BLUE)
     assert bench.on_disk() is None
 
 
@@ -272,7 +273,7 @@ async def test_a_disk_that_takes_nothing_changes_nothing_and_a_retry_works(make)
     bench = await make(system=FaultyOs(1))
     with pytest.raises(StoreUnavailable, match="nothing was changed"):
         await bench.switch()
-    assert bench.segment.live.load() == (0, BLUE)
+    assert bench.segment.live.load() == Live(0, BLUE)
     assert bench.prober.announced == []
     assert bench.switcher.previous is None
     assert (await bench.switch()).epoch == 1
@@ -306,7 +307,7 @@ async def test_a_worker_that_cannot_be_killed_is_told_truthfully(make, monkeypat
         await bench.switch()
     monkeypatch.undo()
     assert (caught.value.extra["epoch"], caught.value.extra["live"]) == (1, "green")
-    assert bench.segment.live.load() == (1, GREEN)
+    assert bench.segment.live.load() == Live(1, GREEN)
     assert bench.switcher.last_switch["result"] == "not_acknowledged"
     assert bench.switcher.state == "steady"
 
@@ -359,7 +360,7 @@ async def test_a_drain_that_takes_too_long_says_what_remains_and_that_the_switch
     ) as caught:
         await bench.switch(wait="drained", timeout_s=0.05)
     assert caught.value.extra["remaining"] == {"requests": 2, "streams": 1}
-    assert bench.segment.live.load() == (1, GREEN)
+    assert bench.segment.live.load() == Live(1, GREEN)
     assert bench.switcher.last_switch["result"] == "drain_timed_out"
     with pytest.raises(DrainTimedOut):
         await bench.switch(wait="drained", timeout_s=0.0)
@@ -385,7 +386,7 @@ async def test_many_orders_at_once_are_done_one_by_one_or_refused(bench):
     )
     changed = [each for each in answers if not isinstance(each, BaseException) and each.changed]
     assert len(changed) == 1
-    assert bench.segment.live.load() == (1, GREEN)
+    assert bench.segment.live.load() == Live(1, GREEN)
 
 
 async def test_epochs_go_up_by_one_however_often_it_is_switched(bench):

@@ -41,15 +41,15 @@ def worker(heard):
 
 
 def test_what_a_worker_says_is_remembered(worker, heard):
-    worker.data_received(encode(TableAccepted(1)) + encode(Seen(4)) + encode(Ready(17))[:-3])
-    assert (worker.table_version, worker.seen_epoch, worker.ready) == (1, 4, False)
+    worker.data_received(encode(TableAccepted(1)) + encode(Seen(4, 9)) + encode(Ready(17))[:-3])
+    assert (worker.table_version, worker.seen_sequence, worker.ready) == (1, 4, False)
     worker.data_received(encode(Ready(17))[-3:])
     assert worker.ready
     assert heard.changes == 3
 
 
 def test_an_older_answer_does_not_take_back_a_newer_one(worker):
-    worker.data_received(encode(Seen(4)) + encode(Seen(3)))
+    worker.data_received(encode(Seen(4, 9)) + encode(Seen(3, 9)))
     assert worker.has_seen(4)
     assert not worker.has_seen(5)
 

@@ -54,7 +54,7 @@ async def test_every_slot_gets_a_worker_that_serves(proxy):
 
 async def test_a_published_epoch_is_seen_by_every_worker(proxy):
     proxy.segment.live.store(1, GREEN)
-    assert await proxy.workers.publish(1, BOUND_S) == []
+    assert await proxy.workers.publish(BOUND_S) == []
     assert proxy.workers.epochs() == [1, 1]
 
 
@@ -63,7 +63,7 @@ async def test_a_worker_that_says_nothing_is_returned_and_the_others_are_not(mak
     proxy.modes(w1="silent")
     await proxy.start()
     proxy.segment.live.store(1, GREEN)
-    (silent,) = await proxy.workers.publish(1, 0.2)
+    (silent,) = await proxy.workers.publish(0.2)
     assert silent.number == 1
 
 
@@ -72,7 +72,7 @@ async def test_a_worker_that_dies_instead_of_answering_counts_as_one_that_serves
     proxy.modes(w1="dies-on-publish")
     await proxy.start()
     proxy.segment.live.store(1, GREEN)
-    assert await proxy.workers.publish(1, BOUND_S) == []
+    assert await proxy.workers.publish(BOUND_S) == []
     await eventually(lambda: proxy.workers.ready == 2, "a replacement")
     assert proxy.emit.of("worker_died")[0]["how"] == "exit status 1"
 
@@ -82,7 +82,7 @@ async def test_a_stopped_worker_is_killed_and_its_replacement_knows_the_new_word
     proxy.modes(w1="stops-on-publish")
     await proxy.start()
     proxy.segment.live.store(1, GREEN)
-    (silent,) = await proxy.workers.publish(1, 0.3)
+    (silent,) = await proxy.workers.publish(0.3)
     proxy.modes()
     assert await proxy.workers.kill_and_replace(silent, "did not acknowledge")
     assert silent.dead

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from bgproxy.core import messages
 from bgproxy.core.messages import (
     Configure,
+    Cut,
     Drain,
     Drained,
     Ejected,
@@ -29,9 +30,9 @@ TABLE = PoolTable(
     Pool((Upstream("a", 0, Address("127.0.0.1", 9001), 2),), release="1.0"),
     Pool((Upstream("b", 0, Address(path="/run/b.sock")),), balance="round-robin"),
 )
-TO_WORKER = [Configure(WorkerSettings(trusted_proxies=("10.0.0.0/8",)), TABLE), Published(8), Drain(1.5)]
+TO_WORKER = [Configure(WorkerSettings(trusted_proxies=("10.0.0.0/8",)), TABLE), Published(8), Cut(1, True), Drain(1.5)]
 TO_SUPERVISOR = [
-    *(Ready(17), TableAccepted(3), Seen(8)),
+    *(Ready(17), TableAccepted(3), Seen(8, 3)),
     *(Ejected(1, 0, 5, 10.0, 'refused\n"x"'), OutOfDescriptors(1024), Drained(2, 1)),
 ]
 
@@ -68,13 +69,13 @@ def test_a_line_that_is_no_message_is_a_decode_error(line):
 
 @given(st.lists(st.integers(0, 2**40), max_size=8), st.lists(st.integers(1, 30), max_size=30))
 def test_lines_come_out_whole_however_the_bytes_arrive(epochs, cuts):
-    data = b"".join(encode(Seen(epoch)) for epoch in epochs)
+    data = b"".join(encode(Seen(epoch, epoch)) for epoch in epochs)
     splitter, lines = LineSplitter(), []
     for size in cuts:
         lines += splitter.feed(data[:size])
         data = data[size:]
     lines += splitter.feed(data)
-    assert [decode_to_supervisor(line) for line in lines] == [Seen(epoch) for epoch in epochs]
+    assert [decode_to_supervisor(line) for line in lines] == [Seen(epoch, epoch) for epoch in epochs]
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(monkeypatch):

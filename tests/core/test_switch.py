@@ -10,12 +10,13 @@ def stepped(*events: Event) -> tuple[Switch, list[Action | None]]:
     return switch, [switch.step(event) for event in events]
 
 
-TO_THE_CUTOVER = (Event.GATES_PASSED, Event.INTENT_DURABLE)
+TO_THE_CUTOVER = (Event.GATES_PASSED, Event.INTENT_DURABLE, Event.GO_AT_ONCE)
+TO_THE_HOLD = (Event.GATES_PASSED, Event.INTENT_DURABLE, Event.FENCE_WANTED)
 
 
 def test_a_switch_writes_its_intent_before_the_word_moves_and_answers_after_every_worker():
     switch, actions = stepped(*TO_THE_CUTOVER, Event.ALL_ACKNOWLEDGED, Event.ANSWER_NOW)
-    assert actions == [Action.WRITE_INTENT, Action.CUT_OVER, Action.CHOOSE_ANSWER, None]
+    assert actions == [Action.WRITE_INTENT, Action.CHOOSE_MODE, Action.CUT_OVER, Action.CHOOSE_ANSWER, None]
     assert switch.phase is Phase.SETTLED
     assert switch.ended
 
@@ -30,6 +31,33 @@ def test_failed_gates_change_nothing():
 def test_an_intent_that_could_not_be_written_changes_nothing():
     switch, _ = stepped(Event.GATES_PASSED, Event.INTENT_NOT_WRITTEN)
     assert switch.phase is Phase.REFUSED
+    assert not switch.word_may_have_moved
+
+
+def test_a_fence_holds_before_it_waits_and_decides_before_the_word_moves():
+    switch, actions = stepped(*TO_THE_HOLD, Event.ALL_ACKNOWLEDGED, Event.OLD_COLOUR_EMPTY, Event.INTENT_DURABLE)
+    assert actions[2:] == [Action.CLOSE_THE_GATE, Action.AWAIT_EMPTY, Action.WRITE_DECISION, Action.CUT_OVER]
+    assert switch.phase is Phase.CUTOVER
+    assert not switch.holding
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        (Event.SOME_SILENT, Event.DEATH_NOT_CONFIRMED),
+        (Event.ALL_ACKNOWLEDGED, Event.FENCE_TIMED_OUT),
+        (Event.ALL_ACKNOWLEDGED, Event.CUT_WANTED, Event.FENCE_TIMED_OUT),
+        (Event.SOME_SILENT, Event.SILENT_ONES_DEAD, Event.OLD_COLOUR_EMPTY, Event.INTENT_NOT_WRITTEN),
+    ],
+)
+def test_until_it_is_decided_a_fence_can_be_taken_back(way):
+    switch, actions = stepped(*TO_THE_HOLD, *way)
+    assert actions[-1] is Action.REOPEN
+    assert switch.holding
+    assert not switch.word_may_have_moved
+    assert switch.step(Event.REOPENED) is None
+    assert switch.phase is Phase.ABORTED
+    assert not switch.holding
     assert not switch.word_may_have_moved
 
 
@@ -85,7 +113,28 @@ def test_an_action_follows_exactly_where_the_switch_goes_on():
         assert (action is None) == (phase in ENDS)
 
 
-def test_every_way_to_the_cutover_goes_through_the_durable_intent():
-    assert [key for key, (_, action) in NEXT.items() if action is Action.CUT_OVER] == [
-        (Phase.INTENT, Event.INTENT_DURABLE)
-    ]
+def ways_to(end: Phase, way: tuple[tuple[Phase, Event], ...] = (), phase: Phase = Phase.GATES):
+    """Every way from the gates, as the steps that it takes."""
+    if phase is end:
+        yield way
+        return
+    for (start, event), (target, _) in NEXT.items():
+        if start is phase:
+            yield from ways_to(end, (*way, (start, event)), target)
+
+
+def test_every_way_to_the_cutover_goes_through_the_intent():
+    ways = list(ways_to(Phase.CUTOVER))
+    assert len(ways) > 2
+    intents = {(Phase.INTENT, Event.INTENT_DURABLE), (Phase.INTENT, Event.INTENT_POSTPONED)}
+    assert all(len(intents & set(way)) == 1 for way in ways)
+
+
+def test_every_way_of_a_fence_to_the_cutover_empties_the_old_colour_and_then_decides():
+    fenced = [way for way in ways_to(Phase.CUTOVER) if (Phase.READY, Event.FENCE_WANTED) in way]
+    assert fenced
+    for way in fenced:
+        (*_, (emptied, how), (decided, _)) = way
+        assert emptied in {Phase.EMPTYING, Phase.CUTTING}
+        assert how is Event.OLD_COLOUR_EMPTY
+        assert decided is Phase.DECIDING

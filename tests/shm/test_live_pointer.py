@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bgproxy.core.model import BLUE, GREEN
-from bgproxy.shm.live_pointer import MAX_EPOCH, LivePointer, pack, unpack
+from bgproxy.shm.live_pointer import HOLD_MASK, MAX_EPOCH, Hold, Live, LivePointer, pack, unpack
 from bgproxy.shm.segment import Segment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,10 +21,13 @@ def pointer() -> LivePointer:
 
 @pytest.mark.parametrize("epoch", [0, 1, 2**31, 2**32 - 1, 2**32, MAX_EPOCH])
 @pytest.mark.parametrize("colour", [BLUE, GREEN])
-def test_the_word_holds_epoch_and_colour_side_by_side(epoch, colour):
-    word = pack(epoch, colour)
+@pytest.mark.parametrize("hold", Hold)
+def test_the_word_holds_epoch_hold_and_colour_side_by_side(epoch, colour, hold):
+    word = pack(epoch, colour, hold)
     assert 0 <= word < 2**64
-    assert unpack(word) == (epoch, colour)
+    assert unpack(word) == Live(epoch, colour, hold)
+    assert word & 1 == colour
+    assert bool(word & HOLD_MASK) == (hold is not Hold.OPEN)
 
 
 @pytest.mark.parametrize("epoch", [-1, MAX_EPOCH + 1])
@@ -35,10 +38,10 @@ def test_an_epoch_that_does_not_fit_is_refused(epoch):
 
 def test_what_was_stored_is_loaded_and_seen_in_the_cell():
     live = pointer()
-    assert live.load() == (0, BLUE)
+    assert live.load() == Live(0, BLUE)
     live.store(7, GREEN)
-    assert live.load() == (7, GREEN)
-    assert live.cells[0] == 15
+    assert live.load() == Live(7, GREEN)
+    assert live.cells[0] == 7 << 3 | 1
 
 
 def test_epochs_only_go_forward():
@@ -46,7 +49,30 @@ def test_epochs_only_go_forward():
     live.store(7, GREEN)
     with pytest.raises(ValueError, match="epoch 6 is behind the live epoch 7"):
         live.store(6, BLUE)
-    assert live.load() == (7, GREEN)
+    assert live.load() == Live(7, GREEN)
+
+
+def test_a_hold_comes_and_goes_without_another_epoch():
+    live = pointer()
+    live.store(7, GREEN)
+    live.store(7, GREEN, Hold.ALL)
+    assert live.load() == Live(7, GREEN, Hold.ALL)
+    live.store(7, GREEN)
+    assert live.load() == Live(7, GREEN)
+
+
+def test_an_epoch_never_gets_another_colour():
+    live = pointer()
+    live.store(7, GREEN)
+    with pytest.raises(ValueError, match="epoch 7 is that of green and cannot become that of blue"):
+        live.store(7, BLUE)
+    assert live.load() == Live(7, GREEN)
+
+
+def test_before_the_first_switch_either_colour_may_be_live():
+    live = pointer()
+    live.store(0, GREEN)
+    assert live.load() == Live(0, GREEN)
 
 
 def test_a_released_pointer_holds_its_memory_no_longer():
@@ -58,8 +84,8 @@ def test_a_released_pointer_holds_its_memory_no_longer():
 
 # --- the torture -----------------------------------------------------------------------------------------------------
 
-# The two halves of such an epoch are equal, so a word made of halves of two of them would be found out.
-TWIN_HALVES = "epoch >> 32 == epoch & 0xFFFF_FFFF and colour == epoch & 1"
+# The lower 60 bits of such an epoch are two equal halves, so a word made of halves of two of them would be found out.
+TWIN_HALVES = "epoch >> 30 == epoch & 0x3FFF_FFFF and colour == epoch & 1"
 READER = f"""
 import json, sys
 from bgproxy.shm.segment import Segment
@@ -72,7 +98,7 @@ while not stop[1]:
     for _ in range(1000):
         word = cells[0]
         if word != last:
-            epoch, colour = word >> 1, word & 1
+            epoch, colour = word >> 3, word & 1
             torn += not ({TWIN_HALVES})
             backward += word < last
             changes += 1
@@ -90,7 +116,7 @@ stop, half = segment.slots[0].cells, 0
 while not stop[1]:
     for _ in range(1000):
         half += 1
-        segment.live.store(half << 32 | half, Colour(half & 1))
+        segment.live.store(half << 30 | half, Colour(half & 1))
 """
 
 
@@ -110,7 +136,7 @@ def test_no_reader_in_another_process_ever_sees_a_torn_word_or_an_epoch_go_back(
             assert all(process.poll() is None for process in processes), "a reader died"
             time.sleep(0.01)
         processes.append(started(WRITER, segment))
-        while segment.live.load().epoch & 0xFFFF_FFFF < 500_000:
+        while segment.live.load().epoch & 0x3FFF_FFFF < 500_000:
             assert time.monotonic() < deadline, "the writer does not write"
             time.sleep(0.01)
         segment.slots[0].cells[1] = 1

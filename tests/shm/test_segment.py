@@ -8,6 +8,7 @@ import pytest
 
 from bgproxy.core.model import BLUE, GREEN
 from bgproxy.shm import health_board, worker_slot
+from bgproxy.shm.live_pointer import Live
 from bgproxy.shm.segment import CELL_BYTES, LAYOUT_VERSION, MAGIC, Segment, SegmentError
 
 MAGIC_CELL, LAYOUT_CELL, WORKERS_CELL, SLOT_CELLS_CELL = range(4)
@@ -56,7 +57,7 @@ def test_a_new_segment_names_itself_and_is_otherwise_empty():
         content = content_of(segment)
         assert content[:7] == b"BGPROX1"
         assert segment.workers == len(segment.slots) == 3
-        assert segment.live.load() == (0, BLUE)
+        assert segment.live.load() == Live(0, BLUE)
         assert not any(content[4 * CELL_BYTES :])
 
 
@@ -65,7 +66,7 @@ def test_what_one_mapping_writes_the_other_reads():
         ours.live.store(5, GREEN)
         ours.health.publish(GREEN, [True])
         theirs.slots[1].cells[worker_slot.PID] = 42
-        assert theirs.live.load() == (5, GREEN)
+        assert theirs.live.load() == Live(5, GREEN)
         assert theirs.health.routable(GREEN)[0]
         assert ours.slots[1].cells[worker_slot.PID] == 42
         assert theirs.workers == 2

@@ -65,8 +65,8 @@ class FakeWorker:
         match message:
             case Configure():
                 self.configure(message)
-            case Published(epoch):
-                self.published(epoch)
+            case Published(sequence):
+                self.published(sequence)
             case Drain():
                 self.drain()
             case Certify(material=material):
@@ -95,7 +95,7 @@ class FakeWorker:
         self.cells[worker_slot.EPOCH_SEEN] = epoch
         return epoch
 
-    def published(self, epoch: int) -> None:
+    def published(self, sequence: int) -> None:
         if self.mode == "silent":
             return
         if self.mode == "dies-on-publish":
@@ -103,8 +103,7 @@ class FakeWorker:
         if self.mode == "stops-on-publish":
             os.kill(os.getpid(), signal.SIGSTOP)
             return
-        assert self.see() >= epoch
-        self.say(Seen(epoch))
+        self.say(Seen(sequence, self.see()))
 
     def drain(self) -> None:
         if self.mode == "ignores-drain":
