@@ -9,10 +9,12 @@ BgproxyError
     ├── BadRequest              400  exit 2
     ├── NothingToRollBackTo     409  exit 5
     ├── SwitchRefused           409  exit 5   carries every failed verdict
+    ├── GateConflict            409  exit 5   paused where maintenance was asked for, or the reverse
     ├── SwitchInProgress        409  exit 6   names the holder
     ├── StaleEpoch              412  exit 6
     ├── StoreUnavailable        503  exit 1   the intent could not be written: nothing was changed
     ├── WorkersDidNotAcknowledge 504 exit 7   names the workers and tells the truth about the word
+    ├── FenceTimedOut           504  exit 7   the old colour did not become empty: the switch was taken back
     └── DrainTimedOut           504  exit 7   the switch is done, old requests are still running
 """
 
@@ -79,6 +81,10 @@ class SwitchRefused(ControlError):
         super().__init__(detail, hint=hint, extra={"failed": list(failed)})
 
 
+class GateConflict(ControlError):
+    status, code, exit_code = 409, "gate_conflict", EXIT_REFUSED
+
+
 class SwitchInProgress(ControlError):
     status, code, exit_code = 409, "switch_in_progress", EXIT_CONFLICT
 
@@ -93,6 +99,10 @@ class StoreUnavailable(ControlError):
 
 class WorkersDidNotAcknowledge(ControlError):
     status, code, exit_code = 504, "workers_did_not_acknowledge", EXIT_TIMEOUT
+
+
+class FenceTimedOut(ControlError):
+    status, code, exit_code = 504, "fence_timed_out", EXIT_TIMEOUT
 
 
 class DrainTimedOut(ControlError):

@@ -24,7 +24,9 @@ from bgproxy.controlplane.certificates import Certificates
 from bgproxy.controlplane.checklist import Checklist
 from bgproxy.controlplane.descriptors import make_the_most_of_descriptors
 from bgproxy.controlplane.events import Events
+from bgproxy.controlplane.gate import Gate
 from bgproxy.controlplane.listeners import Listeners
+from bgproxy.controlplane.orders import Defaults
 from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, Record, describe, write_record
 from bgproxy.controlplane.patience import Interrupted, Patience
 from bgproxy.controlplane.probe import probe
@@ -210,6 +212,9 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
         emit=events.emit,
         ack_timeout_s=config.switch.ack_timeout,
         drain_timeout_s=config.switch.drain_timeout,
+        gate=Gate(segment, workers),
+        fence_timeout_s=config.switch.fence_timeout,
+        fence_policy=config.switch.fence_policy,
     )
     sampler = Sampler(segment.slots)
     sampler.start()
@@ -287,7 +292,7 @@ def _control(
     status = Status(facts, segment, prober, workers, switcher, sampler, tls=certificates.report)
     metrics = Metrics(segment, prober, certificates)
     events.listen(metrics.switches.told)
-    return Control(switcher, status, metrics, default_wait=config.switch.wait)
+    return Control(switcher, status, metrics, defaults=Defaults(mode=config.switch.mode, wait=config.switch.wait))
 
 
 def _record_workers(

@@ -86,7 +86,13 @@ def changing_options(command: F) -> F:
             type=click.Choice(["acked", "drained"]),
             help="Return when every worker has seen it, or when the old requests are done. Default: [switch] wait.",
         ),
-        click.option("--mode", type=click.Choice(["instant"]), help="How to cut over."),
+        click.option("--fence-policy", type=click.Choice(["abort", "cut"]), help="What if it is not empty by then."),
+        click.option("--fence-timeout", metavar="DURATION", help="How long a fence waits for the old colour."),
+        click.option(
+            "--mode",
+            type=click.Choice(["instant", "fence", "fence-writes"]),
+            help="At once, or with no overlap: hold requests (or unsafe ones) until the old colour is empty.",
+        ),
     ):
         command = option(command)
     return command
@@ -128,6 +134,48 @@ def rollback(context: click.Context, /, **options: Any) -> int:
     return _change(context, "/rollback", {}, options)
 
 
+def gate_options(command: F) -> F:
+    for option in (
+        click.option("--reason", default="", help="Why, for the record."),
+        click.option("--timeout", metavar="DURATION", help='How long to wait for the drain, like "30s".'),
+        click.option(
+            "--wait",
+            type=click.Choice(["acked", "drained"]),
+            help="Return when every worker does so (default), or when nothing is in flight any more.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@gate_options
+@client_options
+@click.pass_context
+def pause(context: click.Context, /, **options: Any) -> int:
+    """Hold every new request until `bgproxy resume`."""
+    return _change_gate(context, "/pause", {}, options)
+
+
+@click.command()
+@gate_options
+@client_options
+@click.pass_context
+def resume(context: click.Context, /, **options: Any) -> int:
+    """Serve what a pause has held, and all that comes."""
+    return _change_gate(context, "/resume", {}, options)
+
+
+@click.command()
+@click.argument("state", type=click.Choice(["on", "off"]))
+@gate_options
+@client_options
+@click.pass_context
+def maintenance(context: click.Context, /, state: str, **options: Any) -> int:
+    """Answer every request with 503 until it is turned off."""
+    return _change_gate(context, "/maintenance", {"on": state == "on"}, options)
+
+
 @click.command()
 @click.argument("colour", type=click.Choice(["blue", "green"]), required=False)
 @client_options
@@ -155,3 +203,12 @@ def _change(context: click.Context, path: str, body: dict[str, Any], options: di
     timeout_s = PLAIN_TIMEOUT_S if options["wait"] == "acked" else DRAIN_TIMEOUT_S
     answer = here.client.post(path, body, timeout_s=timeout_s)
     return here.show(answer, lambda document: words.report(document, here.undo_suffix))
+
+
+def _change_gate(context: click.Context, path: str, body: dict[str, Any], options: dict[str, Any]) -> int:
+    client = {key: options.pop(key) for key in ("admin", "token_file", "output")}
+    here = session(context, **client)
+    body |= {key: value for key, value in options.items() if value}
+    timeout_s = DRAIN_TIMEOUT_S if options["wait"] == "drained" else PLAIN_TIMEOUT_S
+    answer = here.client.post(path, body, timeout_s=timeout_s)
+    return here.show(answer, lambda document: words.gate(document, here.undo_suffix))

@@ -18,18 +18,32 @@ def report(document: Document, undo_suffix: str = "") -> list[str]:
         f"{move}  epoch {document['epoch']}",
         f"durable in {seconds(document['durable_s'])}, seen by every worker in {seconds(document['acked_s'])}",
     ]
+    if document.get("held_s") is not None:
+        cut = f", {document['cut']} were cut" if document["cut"] else ""
+        lines.append(f"{document['mode']}: new requests were held for {seconds(document['held_s'])}{cut}")
     if document.get("drain_s") is not None:
         lines.append(f"the old requests were done in {seconds(document['drain_s'])}")
-    lines += [
-        f"worker {each['worker']} (pid {each['pid']}) was replaced: {each['reason']}"
-        for each in document["replaced_workers"]
-    ]
+    lines += _replaced(document)
     lines += _overridden(document)
     if document["detail"]:
         lines.append(document["detail"])
     if document["undo"]:
         lines.append(f"undo: {document['undo']}{undo_suffix}")
     return lines
+
+
+def gate(document: Document, undo_suffix: str = "") -> list[str]:
+    """A GateReport: what is done with requests now, and how to end it."""
+    now = {
+        "open": f"requests are served by {document['live']}",
+        "paused": "new requests are held",
+        "maintenance": "every request is answered 503",
+    }[document["state"]]
+    lines = [f"{document['state']}: {now}" + ("" if document["changed"] else "; nothing was changed")]
+    if document["changed"]:
+        lines.append(f"seen by every worker in {seconds(document['acked_s'])}, {document['in_flight']} in flight")
+    lines += _replaced(document)
+    return [*lines, f"undo: {document['undo']}{undo_suffix}"] if document["changed"] else lines
 
 
 def problem(document: Document) -> list[str]:
@@ -124,6 +138,13 @@ def _upstream_row(colour: str, upstream: Document) -> tuple[str, ...]:
 
 def _yes_or_reasons(yes: bool, reasons: Sequence[str]) -> str:
     return "possible" if yes else "not now: " + "; ".join(reasons)
+
+
+def _replaced(document: Document) -> list[str]:
+    return [
+        f"worker {each['worker']} (pid {each['pid']}) was replaced: {each['reason']}"
+        for each in document["replaced_workers"]
+    ]
 
 
 def _overridden(document: Document) -> list[str]:

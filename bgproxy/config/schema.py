@@ -222,10 +222,12 @@ ROOT = Section(
             Switch,
             {
                 "initial": colour(),
-                "mode": choice("instant", gone={"fence": "which this version does not have yet"}),
+                "mode": choice("instant", "fence", "fence-writes"),
                 "wait": choice("acked", "drained"),
                 "ack_timeout": duration("10ms", "10m"),
                 "drain_timeout": duration("0s"),
+                "fence_timeout": duration("10ms", "10m"),
+                "fence_policy": choice("abort", "cut"),
             },
         ),
         "state": Section(StateSection, {"dir": text('a directory, or "auto"', r"[^\0-\x1f]{1,4096}")}),

@@ -66,10 +66,12 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 class Switch(msgspec.Struct, frozen=True, kw_only=True):
     initial: Colour = BLUE
-    mode: Literal["instant"] = "instant"
+    mode: Literal["instant", "fence", "fence-writes"] = "instant"
     wait: Literal["acked", "drained"] = "acked"
     ack_timeout: float = 2.0
     drain_timeout: float = 30.0
+    fence_timeout: float = 5.0
+    fence_policy: Literal["abort", "cut"] = "abort"
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

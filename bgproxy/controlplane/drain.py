@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bgproxy.core.model import Colour
     from bgproxy.shm.worker_slot import WorkerSlot
 
-_LOOK_EVERY_S = 0.01
+LOOK_EVERY_S = 0.01
+LOOK_OFTEN_S = 0.001  # while requests are held
 
 
 class Outcome(Enum):
@@ -26,10 +27,12 @@ class Outcome(Enum):
 
 
 class Remaining(msgspec.Struct, frozen=True):
-    """What still runs on a colour. Streams (tunnels, event streams) do not count as in flight: they may last days."""
+    """What still runs on a colour. Streams (tunnels, event streams) do not count as in flight: they may last days.
+    `writes` are those of the requests whose method is unsafe."""
 
     requests: int
     streams: int
+    writes: int = 0
 
 
 def remaining(slots: Sequence[WorkerSlot], colour: Colour) -> Remaining:
@@ -44,13 +47,23 @@ async def until_empty(
     slots: Sequence[WorkerSlot], colour: Colour, timeout_s: float, overtaken: Callable[[], bool]
 ) -> Outcome:
     """Returns when nothing is in flight on `colour`, or why it was not waited for any longer."""
+    return await until(lambda: not remaining(slots, colour).requests, timeout_s, overtaken)
+
+
+async def until(
+    is_empty: Callable[[], bool],
+    timeout_s: float,
+    overtaken: Callable[[], bool] = lambda: False,
+    *,
+    every_s: float = LOOK_EVERY_S,
+) -> Outcome:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while True:
         if overtaken():
             return Outcome.OVERTAKEN
-        if not remaining(slots, colour).requests:
+        if is_empty():
             return Outcome.EMPTY
         if loop.time() >= deadline:
             return Outcome.TIMED_OUT
-        await asyncio.sleep(_LOOK_EVERY_S)
+        await asyncio.sleep(every_s)

@@ -15,6 +15,7 @@ WARNINGS = frozenset(
         "configuration_warning",
         "descriptors_short",
         "drain_timed_out",
+        "fence_taken_back",
         "orphans_found",
         "orphans_killed",
         "orphans_not_killed",

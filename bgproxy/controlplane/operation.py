@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bgproxy.controlplane import drain
-from bgproxy.controlplane.orders import ReplacedWorker, SwitchOrder, SwitchReport
+from bgproxy.controlplane.fence import Fence
+from bgproxy.controlplane.orders import FenceMode, FencePolicy, SwitchOrder, SwitchReport
+from bgproxy.controlplane.silence import Silence
 from bgproxy.controlplane.state_store import LastSwitch, State
 from bgproxy.core import gates
 from bgproxy.core.switch import Action, Event, Phase, Switch
@@ -27,13 +29,13 @@ from bgproxy.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from bgproxy.controlplane.drain import Outcome
     from bgproxy.controlplane.events import Emit
+    from bgproxy.controlplane.gate import Gate
     from bgproxy.controlplane.orphans import Orphans
     from bgproxy.controlplane.state_store import StateStore
-    from bgproxy.controlplane.worker_process import WorkerProcess
     from bgproxy.controlplane.workers import Workers
     from bgproxy.core.gates import Verdict
     from bgproxy.core.model import Colour
@@ -54,8 +56,11 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     announce: Callable[[Colour, bool], None]
     verdicts: Callable[[Colour, str], list[Verdict]]
     emit: Emit
+    gate: Gate
     ack_timeout_s: float
     drain_timeout_s: float
+    fence_timeout_s: float
+    fence_policy: FencePolicy
 
 
 class Operation:
@@ -77,31 +82,37 @@ class Operation:
         self.epoch = before.epoch + 1
         self.protocol = Switch()
         self.overridden: list[Verdict] = []
-        self.replaced: list[ReplacedWorker] = []
         self.durable_s = self.acked_s = 0.0
         self.drain_s: float | None = None
         self._moved, self._acknowledged, self._phase_changed = moved, acknowledged, phase_changed
         self._stored_at = 0.0
-        self._silent: list[WorkerProcess] = []
+        self._silence = Silence(tools.workers, tools.orphans, patience_s=tools.ack_timeout_s)
+        self._fence: Fence | None = None
         self._drain: asyncio.Task[Outcome] | None = None
-        self._orphans_killed: list[int] = []
         self._error: ControlError | None = None
 
     async def run(self) -> SwitchReport:
         """ControlError says why it was refused, or what is not as it should be although the word has moved."""
-        perform = {
+        perform: dict[Action, Callable[[], Awaitable[Event]]] = {
             Action.CHECK_GATES: self._check_gates,
             Action.WRITE_INTENT: self._write_intent,
             Action.CHOOSE_MODE: self._choose_mode,
+            Action.WRITE_DECISION: self._write_decision,
             Action.CUT_OVER: self._cut_over,
             Action.REPLACE_SILENT: self._replace_silent,
             Action.CHOOSE_ANSWER: self._choose_answer,
             Action.WATCH_DRAIN: self._watch_drain,
         }
+        if self.order.mode != "instant":
+            self._fence = self._new_fence(self.order.mode)
+            perform |= self._fence.actions()
         action: Action | None = Action.CHECK_GATES
         while action is not None:
             action = self.protocol.step(await perform[action]())
             self._phase_changed(self)
+        if self.protocol.phase is Phase.ABORTED:
+            self._error = self._error or (self._fence.error if self._fence else None)
+            self._tell_of_abort()
         if self._error is not None:
             raise self._error
         return self._report()
@@ -135,6 +146,12 @@ class Operation:
         return Event.GATES_PASSED
 
     async def _write_intent(self) -> Event:
+        return Event.INTENT_DURABLE if self._fence else await self._write()
+
+    async def _write_decision(self) -> Event:
+        return await self._write()
+
+    async def _write(self) -> Event:
         started = time.perf_counter()
         try:
             await self.tools.store.save(self.intent)
@@ -146,28 +163,21 @@ class Operation:
         return Event.INTENT_DURABLE
 
     async def _choose_mode(self) -> Event:
-        return Event.GO_AT_ONCE
+        return Event.GO_AT_ONCE if self._fence is None else Event.FENCE_WANTED
 
     async def _cut_over(self) -> Event:
         self.tools.announce(self.to, self.order.force)
         self._stored_at = time.perf_counter()
-        self.tools.segment.live.store(self.epoch, self.to)
+        self.tools.gate.move(self.epoch, self.to)
+        if self._fence is not None:
+            self._fence.over()
         self._moved(self)
-        self._silent = await self.tools.workers.publish(self.tools.ack_timeout_s)
-        # Orphans read another word: they can only be here where the gates were overridden, or for a rollback.
-        return Event.SOME_SILENT if self._silent or self.tools.orphans.pids() else Event.ALL_ACKNOWLEDGED
+        silent = await self.tools.workers.publish(self.tools.ack_timeout_s)
+        return Event.SOME_SILENT if self._silence.is_left_by(silent) else Event.ALL_ACKNOWLEDGED
 
     async def _replace_silent(self) -> Event:
         reason = f"did not acknowledge epoch {self.epoch} within {self.tools.ack_timeout_s:g} s"
-        deaths = await asyncio.gather(*(self.tools.workers.kill_and_replace(w, reason) for w in self._silent))
-        alive = [f"worker {w.number} (pid {w.pid})" for w, dead in zip(self._silent, deaths, strict=True) if not dead]
-        self.replaced = [
-            ReplacedWorker(w.number, w.pid, reason) for w, dead in zip(self._silent, deaths, strict=True) if dead
-        ]
-        try:
-            self._orphans_killed = await self.tools.orphans.end_now(self.tools.ack_timeout_s)
-        except ChildProcessError as error:
-            alive.append(f"workers of an earlier supervisor: {error}")
+        alive = await self._silence.end(reason)
         if not alive:
             return Event.SILENT_ONES_DEAD
         self._error = WorkersDidNotAcknowledge(
@@ -189,9 +199,11 @@ class Operation:
             kind=self.order.kind,
             by=self.order.by,
             reason=self.order.reason,
+            mode=self.order.mode,
+            held_s=round(self._fence.held_s, 6) if self._fence else None,
             durable_s=round(self.durable_s, 6),
             acked_s=round(self.acked_s, 6),
-            replaced_workers=[each.worker for each in self.replaced],
+            replaced_workers=[each.worker for each in self._silence.replaced],
             overridden=[str(verdict) for verdict in self.overridden],
         )
         return Event.DRAIN_WANTED if self.order.wait == "drained" else Event.ANSWER_NOW
@@ -214,9 +226,33 @@ class Operation:
         )
         return Event.NEXT_SWITCH_CAME
 
+    def _new_fence(self, mode: FenceMode) -> Fence:
+        tools, order = self.tools, self.order
+        return Fence(
+            tools.segment,
+            tools.gate,
+            tools.workers,
+            self._silence,
+            mode,
+            self.before.colour,
+            timeout_s=tools.fence_timeout_s if order.fence_timeout_s is None else order.fence_timeout_s,
+            policy=order.fence_policy or tools.fence_policy,
+            ack_timeout_s=tools.ack_timeout_s,
+        )
+
+    def _tell_of_abort(self) -> None:
+        assert self._fence is not None
+        self.tools.emit(
+            "fence_taken_back",
+            to=self.to.label,
+            kind=self.order.kind,
+            held_s=round(self._fence.held_s, 6),
+            error=self._error.detail if self._error else "",
+        )
+
     def _report(self) -> SwitchReport:
         assert self.protocol.phase is Phase.SETTLED
-        killed = ", ".join(map(str, self._orphans_killed))
+        killed = ", ".join(map(str, self._silence.orphans_killed))
         return SwitchReport(
             changed=True,
             kind=self.order.kind,
@@ -226,11 +262,14 @@ class Operation:
             at=self.at,
             by=self.order.by,
             reason=self.order.reason,
+            mode=self.order.mode,
             forced=bool(self.overridden),
+            held_s=self._fence.held_s if self._fence else None,
+            cut=self._fence.cut if self._fence else 0,
             durable_s=self.durable_s,
             acked_s=self.acked_s,
             drain_s=self.drain_s,
-            replaced_workers=tuple(self.replaced),
+            replaced_workers=tuple(self._silence.replaced),
             overridden=tuple(verdict.as_dict() for verdict in self.overridden),
             undo=UNDO,
             detail=f"workers of an earlier supervisor had to be killed: pid {killed}" if killed else "",

@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from bgproxy.controlplane import drain, operation
+from bgproxy.controlplane.gate import Gate, GateChange
 from bgproxy.controlplane.operation import Operation
-from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+from bgproxy.controlplane.orders import FencePolicy, GateOrder, GateReport, SwitchOrder, SwitchReport
 from bgproxy.core import gates
 from bgproxy.core.model import Colour
 from bgproxy.errors import BadRequest, NothingToRollBackTo, StaleEpoch, SwitchInProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from bgproxy.controlplane.checklist import Checklist
     from bgproxy.controlplane.drain import Outcome
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from bgproxy.core.gates import Verdict
     from bgproxy.shm.live_pointer import Live
     from bgproxy.shm.segment import Segment
+
+
+R = TypeVar("R")
 
 
 class Switcher:
@@ -49,8 +53,11 @@ class Switcher:
         *,
         announce: Callable[[Colour, bool], None],
         emit: Emit,
+        gate: Gate,
         ack_timeout_s: float,
         drain_timeout_s: float,
+        fence_timeout_s: float,
+        fence_policy: FencePolicy,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._segment, self._checklist, self._emit, self._wall = segment, checklist, emit, wall
@@ -59,7 +66,7 @@ class Switcher:
         self._holder: dict[str, str] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain: asyncio.Task[Outcome] | None = None
-        self._closed = False
+        self._closed = self._holds = False
         self._tools = operation.Tools(
             segment=segment,
             store=store,
@@ -68,17 +75,22 @@ class Switcher:
             announce=announce,
             verdicts=checklist.verdicts,
             emit=emit,
+            gate=gate,
             ack_timeout_s=ack_timeout_s,
             drain_timeout_s=drain_timeout_s,
+            fence_timeout_s=fence_timeout_s,
+            fence_policy=fence_policy,
         )
 
     # --- what it says about itself ---
 
     @property
     def state(self) -> str:
-        """steady, switching or draining."""
+        """switching, holding (a fence), paused, maintenance, draining or steady: the first that is true."""
         if self._holder is not None:
-            return "switching"
+            return "holding" if self._holds else "switching"
+        if self._tools.gate.state:
+            return self._tools.gate.state
         return "draining" if self._drain is not None and not self._drain.done() else "steady"
 
     @property
@@ -114,15 +126,14 @@ class Switcher:
             return await self._already_live(order, before)
         if order.dry_run:
             return self._rehearse(order, before, to)
-        holder = self._holder = {"kind": order.kind, "to": to.label, "by": order.by, "since": self._now()}
-        task = asyncio.get_running_loop().create_task(self._run(order, before, to, holder))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(self._nobody_heard)
-            raise
+        holder = self._hold_place(order.kind, to.label, order.by)
+        return await self._to_the_end(self._run(order, before, to, holder))
+
+    async def change_gate(self, order: GateOrder) -> GateReport:
+        """Pause, resume, maintenance on or off; returns when every worker does so, or is dead."""
+        self._refuse_if_busy()
+        holder = self._hold_place(order.kind, "", order.by)
+        return await self._to_the_end(self._run_gate(order, holder))
 
     async def close(self) -> None:
         """Refuse what comes; return when what runs has ended."""
@@ -131,8 +142,27 @@ class Switcher:
 
     # --- how they are executed ---
 
+    async def _to_the_end(self, work: Coroutine[Any, Any, R]) -> R:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._nobody_heard)
+            raise
+
+    async def _run_gate(self, order: GateOrder, holder: dict[str, str]) -> GateReport:
+        try:
+            change = GateChange(self._tools, order, self._now())
+            await change.run()
+        finally:
+            self._release(holder)
+        return await change.drained()
+
     async def _run(self, order: SwitchOrder, before: Live, to: Colour, holder: dict[str, str]) -> SwitchReport:
         def phase_changed(op: Operation) -> None:
+            self._holds = op.protocol.holding
             if not op.protocol.exclusive:
                 self._release(holder)
 
@@ -186,6 +216,10 @@ class Switcher:
         if self._last is not None and self._last["epoch"] == epoch:
             self._last = self._last | members
 
+    def _hold_place(self, kind: str, to: str, by: str) -> dict[str, str]:
+        self._holder = {"kind": kind, "to": to, "by": by, "since": self._now()}
+        return self._holder
+
     def _release(self, holder: dict[str, str]) -> None:
         if self._holder is holder:  # the next operation may be running by now
             self._holder = None
@@ -197,9 +231,9 @@ class Switcher:
             )
         if self._holder is not None:
             by = f" by {self._holder['by']}" if self._holder["by"] else ""
+            to = f" to {self._holder['to']}" if self._holder["to"] else ""
             raise SwitchInProgress(
-                f"a {self._holder['kind']} to {self._holder['to']}{by} is running since {self._holder['since']}; "
-                "nothing was changed",
+                f"a {self._holder['kind']}{to}{by} is running since {self._holder['since']}; nothing was changed",
                 hint="repeat it when that one has ended; bgproxy status shows it",
                 extra={"holder": dict(self._holder)},
             )
@@ -257,6 +291,7 @@ class Switcher:
             at=self._now(),
             by=order.by,
             reason=order.reason,
+            mode=order.mode,
             dry_run=order.dry_run,
             detail=detail,
             **more,
@@ -265,7 +300,7 @@ class Switcher:
     def _drain_timeout_s(self, order: SwitchOrder) -> float:
         return self._tools.drain_timeout_s if order.timeout_s is None else order.timeout_s
 
-    def _nobody_heard(self, task: asyncio.Task[SwitchReport]) -> None:
+    def _nobody_heard(self, task: asyncio.Task[Any]) -> None:
         """The client left before the end; what came of it is told in the log instead."""
         error = None if task.cancelled() else task.exception()
         self._emit("switch_answer_unheard", error=str(error) if error else "")

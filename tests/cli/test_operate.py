@@ -184,7 +184,7 @@ async def test_nobody_there_is_one_sentence_and_exit_4(run, tmp_path):
         ("switch",),
         ("switch", "red"),
         ("switch", "green", "--if-epoch", "-1"),
-        ("switch", "green", "--mode", "fence"),
+        ("switch", "green", "--mode", "slowly"),
         ("switch", "green", "--wait", "acked", "--timeout", "5s"),
         ("status", "-o", "yaml"),
         ("status", "--admin", "nonsense://x"),

@@ -8,14 +8,11 @@ import sys
 import msgspec
 import pytest
 
-from bgproxy.controlplane.checklist import Checklist
 from bgproxy.controlplane.operation import Operation
 from bgproxy.controlplane.orders import SwitchOrder
 from bgproxy.controlplane.orphans import Orphans, Record, describe, write_record
-from bgproxy.controlplane.state_store import LastSwitch, State, StateStore
-from bgproxy.controlplane.switcher import Switcher
+from bgproxy.controlplane.state_store import LastSwitch, State
 from bgproxy.controlplane.worker_process import WorkerProcess
-from bgproxy.core.health import UpstreamHealth
 from bgproxy.core.model import BLUE, GREEN, Colour
 from bgproxy.errors import (
     BadRequest,
@@ -29,94 +26,9 @@ from bgproxy.errors import (
 )
 from bgproxy.shm import worker_slot
 from bgproxy.shm.live_pointer import Live
+from tests.support.bench import Bench
 from tests.support.faulty_os import FaultyOs
-from tests.support.proxies import PATIENCE_S, TABLE, FakeProxy, eventually
-
-
-class FakeProber:
-    def __init__(self) -> None:
-        self.down: set[Colour] = set()
-        self.announced: list[tuple[Colour, bool]] = []
-
-    def views(self, colour: Colour) -> list[UpstreamHealth]:
-        down = colour in self.down
-        (upstream,) = TABLE.pool(colour).upstreams
-        return [
-            UpstreamHealth(
-                upstream.id,
-                0,
-                str(upstream.address),
-                up=not down,
-                checked_at=1.0,
-                consecutive=3,
-                error="connection refused" if down else "",
-            )
-        ]
-
-    def live_changed(self, colour: Colour, forced: bool = False) -> None:
-        self.announced.append((colour, forced))
-
-
-class Bench(FakeProxy):
-    """Fake workers with a switcher over them."""
-
-    def __init__(self, directory, **options) -> None:
-        super().__init__(directory, workers=options.pop("workers", 2))
-        self.directory = directory
-        self.system = options.pop("system", FaultyOs())
-        self.store = StateStore(directory, system=self.system)
-        self.prober = FakeProber()
-        self.orphans = Orphans(emit=self.emit)
-        state = options.pop("state", State(epoch=0, live="blue"))
-        self.segment.live.store(state.epoch, state.live_colour)
-        self.switcher = Switcher(
-            state,
-            self.segment,
-            self.store,
-            self.workers,
-            self.orphans,
-            Checklist(self.segment, self.workers, self.orphans, self.prober, min_healthy=(1, 1), check="GET /healthz"),
-            announce=self.prober.live_changed,
-            emit=self.emit,
-            **({"ack_timeout_s": PATIENCE_S, "drain_timeout_s": PATIENCE_S} | options),
-        )
-
-    async def switch(self, to: Colour = GREEN, **order):
-        return await self.switcher.execute(SwitchOrder(kind="switch", to=to, **order))
-
-    async def rollback(self, **order):
-        return await self.switcher.execute(SwitchOrder(kind="rollback", **order))
-
-    def on_disk(self) -> State | None:
-        return self.store.load()
-
-    def busy_with(self, colour: Colour, requests: int) -> None:
-        self.segment.slots[0].cells[worker_slot.IN_FLIGHT + colour] = requests
-
-    async def close(self) -> None:
-        await self.switcher.close()
-        self.store.close()
-        await super().close()
-
-
-@pytest.fixture
-async def make(tmp_path):
-    made: list[Bench] = []
-
-    async def make(modes: dict[str, str] | None = None, **options) -> Bench:
-        made.append(Bench(tmp_path, **options))
-        made[-1].modes(**(modes or {}))
-        await made[-1].start()
-        return made[-1]
-
-    yield make
-    for each in made:
-        await each.close()
-
-
-@pytest.fixture
-async def bench(make):
-    return await make()
+from tests.support.proxies import PATIENCE_S, eventually
 
 
 def order_of(bench: Bench) -> list[str]:

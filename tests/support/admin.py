@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import msgspec
 
 from bgproxy.controlplane.admin.app import AdminServer, start_admin
-from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
 from bgproxy.core.gates import Verdict
 from bgproxy.core.model import Address, Colour
 
@@ -38,8 +38,9 @@ class FakeControl:
     """Remembers the orders; answers with `report`, or raises it where it is an exception."""
 
     def __init__(self) -> None:
-        self.default_wait: Literal["acked", "drained"] = "acked"
+        self.defaults = Defaults()
         self.orders: list[SwitchOrder] = []
+        self.gate_orders: list[GateOrder] = []
         self.report: SwitchReport | Exception = switch_report(undo="bgproxy rollback")
         self.verdicts: list[Verdict] = []
         self.document: dict[str, Any] = {"epoch": 3, "live": "blue", "uptime_s": 1.0}
@@ -51,6 +52,15 @@ class FakeControl:
         if isinstance(self.report, Exception):
             raise self.report
         return self.report
+
+    async def change_gate(self, order: GateOrder) -> GateReport:
+        self.gate_orders.append(order)
+        if isinstance(self.report, Exception):
+            raise self.report
+        state = {"pause": "paused", "maintenance on": "maintenance"}.get(order.kind, "open")
+        return GateReport(
+            changed=True, kind=order.kind, state=state, live="blue", epoch=3, at="t", acked_s=0.001, undo="bgproxy …"
+        )
 
     def preflight(self, to: Colour) -> list[Verdict]:
         return self.verdicts

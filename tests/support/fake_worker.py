@@ -21,6 +21,7 @@ from bgproxy.core.messages import (
     Certified,
     Certify,
     Configure,
+    Cut,
     Drain,
     Drained,
     Ejected,
@@ -67,6 +68,9 @@ class FakeWorker:
                 self.configure(message)
             case Published(sequence):
                 self.published(sequence)
+            case Cut(colour=colour):
+                if self.mode != "ignores-cut":
+                    self.cells[worker_slot.IN_FLIGHT + colour] = 0
             case Drain():
                 self.drain()
             case Certify(material=material):

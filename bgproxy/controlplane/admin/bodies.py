@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import msgspec
 
 from bgproxy.controlplane.admin.problems import HttpError
-from bgproxy.controlplane.orders import SwitchOrder
+from bgproxy.controlplane.orders import Defaults, FencePolicy, GateKind, GateOrder, Mode, SwitchOrder
 from bgproxy.core.model import Colour
 from bgproxy.errors import BadRequest
 
@@ -30,9 +30,12 @@ Epoch = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class RollbackBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """`timeout` bounds the wait for the drain: a duration like "30s", or a number of seconds."""
+    """`timeout` bounds the wait for the drain, `fence_timeout` that for an empty old colour: durations like "30s", or
+    numbers of seconds."""
 
-    mode: Literal["instant"] = "instant"
+    mode: Mode | None = None
+    fence_timeout: float | str | None = None
+    fence_policy: FencePolicy | None = None
     if_epoch: Epoch | None = None
     reason: Reason = ""
     wait: Literal["acked", "drained"] | None = None
@@ -41,20 +44,49 @@ class RollbackBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     dry_run: bool = False
 
 
+class PauseBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """`timeout` bounds the wait for the drain, as for a switch."""
+
+    reason: Reason = ""
+    wait: Literal["acked", "drained"] = "acked"
+    timeout: float | str | None = None
+
+
+class MaintenanceBody(PauseBody, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    on: bool
+
+
 class SwitchBody(RollbackBody, forbid_unknown_fields=True, frozen=True, kw_only=True):
     to: Literal["blue", "green"]
 
 
-B = TypeVar("B", bound=RollbackBody)
+B = TypeVar("B", RollbackBody, SwitchBody, PauseBody, MaintenanceBody)
 
 
-async def switch_order(request: web.Request, *, by: str, wait: Literal["acked", "drained"]) -> SwitchOrder:
+async def switch_order(request: web.Request, *, by: str, defaults: Defaults) -> SwitchOrder:
     body = _typed(await _document(request), SwitchBody)
-    return _order("switch", Colour.named(body.to), body, by, wait)
+    return _order("switch", Colour.named(body.to), body, by, defaults)
 
 
-async def rollback_order(request: web.Request, *, by: str, wait: Literal["acked", "drained"]) -> SwitchOrder:
-    return _order("rollback", None, _typed(await _document(request), RollbackBody), by, wait)
+async def rollback_order(request: web.Request, *, by: str, defaults: Defaults) -> SwitchOrder:
+    """The way out is never a fence unless it is asked for: it must not wait for what is broken."""
+    body = _typed(await _document(request), RollbackBody)
+    return _order("rollback", None, body, by, msgspec.structs.replace(defaults, mode="instant"))
+
+
+async def gate_order(request: web.Request, kind: Literal["pause", "resume"], *, by: str) -> GateOrder:
+    return _gate_order(kind, _typed(await _document(request), PauseBody), by)
+
+
+async def maintenance_order(request: web.Request, *, by: str) -> GateOrder:
+    body = _typed(await _document(request), MaintenanceBody)
+    return _gate_order("maintenance on" if body.on else "maintenance off", body, by)
+
+
+def _gate_order(kind: GateKind, body: PauseBody, by: str) -> GateOrder:
+    return GateOrder(
+        kind=kind, by=by, reason=_text(body.reason), wait=body.wait, timeout_s=_seconds_or_none(body.timeout, "timeout")
+    )
 
 
 def colour_of_query(request: web.Request) -> Colour:
@@ -88,7 +120,7 @@ def _order(
     to: Colour | None,
     body: RollbackBody,
     by: str,
-    wait: Literal["acked", "drained"],
+    defaults: Defaults,
 ) -> SwitchOrder:
     return SwitchOrder(
         kind=kind,
@@ -96,22 +128,27 @@ def _order(
         if_epoch=body.if_epoch,
         reason=_text(body.reason),
         by=by,
-        wait=body.wait or wait,
-        timeout_s=None if body.timeout is None else _seconds(body.timeout),
+        mode=body.mode or defaults.mode,
+        fence_timeout_s=_seconds_or_none(body.fence_timeout, "fence_timeout"),
+        fence_policy=body.fence_policy,
+        wait=body.wait or defaults.wait,
+        timeout_s=_seconds_or_none(body.timeout, "timeout"),
         force=body.force,
         dry_run=body.dry_run,
     )
 
 
-def _seconds(value: float | str) -> float:
+def _seconds_or_none(value: float | str | None, key: str) -> float | None:
+    if value is None:
+        return None
     seconds = value
     if isinstance(value, str):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value)
         if match is None:
-            raise BadRequest(f"'timeout': {value!r} is not a duration; expected something like '30s'")
+            raise BadRequest(f"{key!r}: {value!r} is not a duration; expected something like '30s'")
         seconds = float(match[1]) * _UNITS_S[match[2]]
     if not 0 <= float(seconds) <= MAX_TIMEOUT_S:
-        raise BadRequest("'timeout' must be between 0 and 24 hours")
+        raise BadRequest(f"{key!r} must be between 0 and 24 hours")
     return float(seconds)
 
 

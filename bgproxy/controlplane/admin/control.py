@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bgproxy.errors import ControlError
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bgproxy.controlplane.admin.metrics import Metrics
-    from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+    from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
     from bgproxy.controlplane.status import Status
     from bgproxy.core.gates import Verdict
     from bgproxy.core.model import Colour
@@ -20,17 +20,16 @@ class Switcher(Protocol):
     """Executes orders; ControlError subclasses say why one was not, or not wholly, executed."""
 
     async def execute(self, order: SwitchOrder) -> SwitchReport: ...
+    async def change_gate(self, order: GateOrder) -> GateReport: ...
     def verdicts(self, to: Colour, kind: str) -> Sequence[Verdict]: ...
 
 
 class Control:
-    """Adds counting to the switcher and otherwise only passes on. `default_wait` is [switch] wait."""
+    """Adds counting to the switcher and otherwise only passes on. `defaults` are of [switch]."""
 
-    def __init__(
-        self, switcher: Switcher, status: Status, metrics: Metrics, *, default_wait: Literal["acked", "drained"]
-    ) -> None:
+    def __init__(self, switcher: Switcher, status: Status, metrics: Metrics, *, defaults: Defaults) -> None:
         self._switcher, self._status, self._metrics = switcher, status, metrics
-        self.default_wait = default_wait
+        self.defaults = defaults
 
     async def execute(self, order: SwitchOrder) -> SwitchReport:
         try:
@@ -40,6 +39,9 @@ class Control:
             raise
         self._metrics.switches.answered(report)
         return report
+
+    async def change_gate(self, order: GateOrder) -> GateReport:
+        return await self._switcher.change_gate(order)
 
     def preflight(self, to: Colour) -> Sequence[Verdict]:
         return self._switcher.verdicts(to, "switch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import orjson
@@ -10,14 +10,20 @@ from aiohttp import web
 
 from bgproxy import __version__
 from bgproxy.controlplane.admin.auth import CALLER
-from bgproxy.controlplane.admin.bodies import colour_of_query, rollback_order, switch_order
+from bgproxy.controlplane.admin.bodies import (
+    colour_of_query,
+    gate_order,
+    maintenance_order,
+    rollback_order,
+    switch_order,
+)
 from bgproxy.controlplane.admin.etag import Revisions
 from bgproxy.controlplane.admin.problems import problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+    from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
     from bgproxy.core.gates import Verdict
     from bgproxy.core.model import Colour
 
@@ -28,9 +34,10 @@ class ControlPlane(Protocol):
     """What the handlers ask for. ControlError subclasses are answers, anything else is a fault."""
 
     @property
-    def default_wait(self) -> Literal["acked", "drained"]: ...
+    def defaults(self) -> Defaults: ...
 
     async def execute(self, order: SwitchOrder) -> SwitchReport: ...
+    async def change_gate(self, order: GateOrder) -> GateReport: ...
     def preflight(self, to: Colour) -> Sequence[Verdict]: ...
     def status(self) -> dict[str, Any]: ...
     def metrics(self) -> str: ...
@@ -54,14 +61,29 @@ async def get_status(request: web.Request) -> web.Response:
 
 async def post_switch(request: web.Request) -> web.Response:
     control = request.app[CONTROL]
-    order = await switch_order(request, by=request[CALLER].by, wait=control.default_wait)
+    order = await switch_order(request, by=request[CALLER].by, defaults=control.defaults)
     return _json(msgspec.to_builtins(await control.execute(order)))
 
 
 async def post_rollback(request: web.Request) -> web.Response:
     control = request.app[CONTROL]
-    order = await rollback_order(request, by=request[CALLER].by, wait=control.default_wait)
+    order = await rollback_order(request, by=request[CALLER].by, defaults=control.defaults)
     return _json(msgspec.to_builtins(await control.execute(order)))
+
+
+async def post_pause(request: web.Request) -> web.Response:
+    order = await gate_order(request, "pause", by=request[CALLER].by)
+    return _json(msgspec.to_builtins(await request.app[CONTROL].change_gate(order)))
+
+
+async def post_resume(request: web.Request) -> web.Response:
+    order = await gate_order(request, "resume", by=request[CALLER].by)
+    return _json(msgspec.to_builtins(await request.app[CONTROL].change_gate(order)))
+
+
+async def post_maintenance(request: web.Request) -> web.Response:
+    order = await maintenance_order(request, by=request[CALLER].by)
+    return _json(msgspec.to_builtins(await request.app[CONTROL].change_gate(order)))
 
 
 async def get_preflight(request: web.Request) -> web.Response:
@@ -101,6 +123,9 @@ ROUTES = (
     web.get("/status", get_status),
     web.post("/switch", post_switch),
     web.post("/rollback", post_rollback),
+    web.post("/pause", post_pause),
+    web.post("/resume", post_resume),
+    web.post("/maintenance", post_maintenance),
     web.get("/preflight", get_preflight),
     web.get("/metrics", get_metrics),
     web.get("/livez", get_livez),

@@ -27,7 +27,7 @@ JSON = {"Content-Type": "application/json"}
         (b'{"to": "green", "if_epoch": -1}', "'if_epoch'"),
         (b'{"to": "green", "force": 1}', "'force'"),
         (b'{"to": "green", "wait": "forever"}', "'wait'"),
-        (b'{"to": "green", "mode": "fence"}', "'mode'"),
+        (b'{"to": "green", "mode": "slowly"}', "'mode'"),
         (b'{"to": "green", "timeout": "5 minutes"}', "'timeout'"),
         (b'{"to": "green", "timeout": -1}', "'timeout'"),
         (b'{"to": "green", "timeout": 1e300}', "'timeout'"),

@@ -8,7 +8,7 @@ import pytest
 
 from bgproxy.controlplane.admin.control import Control
 from bgproxy.controlplane.admin.metrics import Metrics
-from bgproxy.controlplane.orders import SwitchOrder, SwitchReport
+from bgproxy.controlplane.orders import Defaults, SwitchOrder, SwitchReport
 from bgproxy.core.model import GREEN
 from bgproxy.errors import StaleEpoch
 from bgproxy.shm.segment import Segment
@@ -40,12 +40,12 @@ class FakeStatus:
 async def test_it_counts_answers_and_failures_and_passes_the_rest_on():
     segment = Segment.create(workers=1)
     switcher, metrics = FakeSwitcher(), Metrics(segment, None)
-    control = Control(switcher, FakeStatus(), metrics, default_wait="drained")
+    control = Control(switcher, FakeStatus(), metrics, defaults=Defaults(wait="drained"))
     assert await control.execute(ORDER) is switcher.answer
     switcher.answer = StaleEpoch("the epoch is 8")
     with pytest.raises(StaleEpoch):
         await control.execute(ORDER)
     assert metrics.switches.results == {("green", "switch", "ok"): 1, ("green", "switch", "stale_epoch"): 1}
     assert control.preflight(GREEN) == [(GREEN, "switch")]
-    assert (control.status(), control.not_ready(), control.default_wait) == ({"epoch": 1}, ["why"], "drained")
+    assert (control.status(), control.not_ready(), control.defaults.wait) == ({"epoch": 1}, ["why"], "drained")
     segment.close()

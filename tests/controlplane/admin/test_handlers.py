@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgproxy import __version__
-from bgproxy.controlplane.orders import ReplacedWorker, SwitchOrder
+from bgproxy.controlplane.orders import Defaults, GateOrder, ReplacedWorker, SwitchOrder
 from bgproxy.core.gates import Verdict
 from bgproxy.core.model import GREEN
 from bgproxy.errors import (
@@ -50,7 +50,9 @@ async def test_a_switch_order_reaches_the_control_plane_in_full(api, control):
         "timeout": "1500ms",
         "force": True,
         "dry_run": True,
-        "mode": "instant",
+        "mode": "fence-writes",
+        "fence_timeout": 2,
+        "fence_policy": "cut",
     }
     reply = await api.ask("POST", "/switch", json=body)
     assert reply.status == 200
@@ -61,6 +63,9 @@ async def test_a_switch_order_reaches_the_control_plane_in_full(api, control):
         if_epoch=3,
         reason="release 2",
         by=order.by,
+        mode="fence-writes",
+        fence_timeout_s=2.0,
+        fence_policy="cut",
         wait="drained",
         timeout_s=1.5,
         force=True,
@@ -69,11 +74,42 @@ async def test_a_switch_order_reaches_the_control_plane_in_full(api, control):
     assert order.by == "tcp:127.0.0.1"
 
 
-async def test_the_configured_wait_applies_where_none_is_asked_for(api, control):
-    control.default_wait = "drained"
+async def test_the_configured_wait_and_mode_apply_where_none_is_asked_for_but_no_rollback_is_fenced_unasked(
+    api, control
+):
+    control.defaults = Defaults(mode="fence", wait="drained")
     await api.ask("POST", "/switch", json={"to": "green"})
     await api.ask("POST", "/rollback", json={"wait": "acked", "timeout": 5})
-    assert [(order.wait, order.timeout_s) for order in control.orders] == [("drained", None), ("acked", 5.0)]
+    await api.ask("POST", "/rollback", json={"mode": "fence"})
+    assert [(order.mode, order.wait, order.timeout_s) for order in control.orders] == [
+        ("fence", "drained", None),
+        ("instant", "acked", 5.0),
+        ("fence", "drained", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "state"),
+    [
+        ("/pause", {}, "pause", "paused"),
+        ("/resume", {}, "resume", "open"),
+        ("/maintenance", {"on": True}, "maintenance on", "maintenance"),
+        ("/maintenance", {"on": False}, "maintenance off", "open"),
+    ],
+)
+async def test_pause_and_maintenance_reach_the_control_plane_in_full(api, control, path, body, kind, state):
+    body |= {"reason": "migration", "wait": "drained", "timeout": "3s"}
+    reply = await api.ask("POST", path, json=body)
+    assert (reply.status, reply.document["state"]) == (200, state)
+    (order,) = control.gate_orders
+    assert order == GateOrder(kind=kind, by="tcp:127.0.0.1", reason="migration", wait="drained", timeout_s=3.0)
+
+
+async def test_maintenance_is_turned_on_or_off_and_never_toggled(api, control):
+    reply = await api.ask("POST", "/maintenance", json={})
+    assert (reply.status, reply.document["code"]) == (400, "bad_request")
+    assert "on" in reply.document["detail"]
+    assert not control.gate_orders
 
 
 async def test_the_report_names_what_was_done_and_how_to_undo_it(api, control):

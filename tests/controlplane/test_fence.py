@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bgproxy.controlplane.drain import Remaining
+from bgproxy.controlplane.worker_process import WorkerProcess
+from bgproxy.core.model import BLUE, GREEN
+from bgproxy.errors import FenceTimedOut, StoreUnavailable, WorkersDidNotAcknowledge
+from bgproxy.shm import worker_slot
+from bgproxy.shm.live_pointer import Hold, Live
+from tests.support.bench import Bench
+from tests.support.proxies import PATIENCE_S, eventually
+
+
+def live(bench: Bench) -> Live:
+    return bench.segment.live.load()
+
+
+async def test_a_fence_holds_until_the_old_colour_is_empty_and_releases_with_the_cutover(bench):
+    bench.busy_with(BLUE, 2)
+    switching = asyncio.create_task(bench.fence())
+    await eventually(lambda: live(bench) == Live(0, BLUE, Hold.ALL), "the hold")
+    await eventually(lambda: bench.switcher.state == "holding", "the state that says so")
+    bench.busy_with(BLUE, 1)
+    await asyncio.sleep(0.02)  # nothing may happen: there is nothing to wait for
+    assert live(bench) == Live(0, BLUE, Hold.ALL)
+    bench.busy_with(BLUE, 0)
+    report = await switching
+    assert live(bench) == Live(1, GREEN)
+    assert (report.changed, report.mode, report.epoch, report.cut) == (True, "fence", 1, 0)
+    assert report.held_s > 0.02
+    assert bench.emit.of("cut_over")[0]["mode"] == "fence"
+    assert bench.switcher.state in {"steady", "draining"}
+
+
+async def test_the_hold_is_acknowledged_by_every_worker_before_it_counts_as_one(make):
+    """A worker that has not looked yet could still begin a request on the old colour."""
+    bench = await make(modes={"w1": "silent"}, ack_timeout_s=0.3)
+    bench.modes()
+    await bench.fence()
+    killed = bench.emit.of("worker_killed")
+    assert [each["reason"] for each in killed] == ["did not hold its requests within 0.3 s"]
+    assert live(bench) == Live(1, GREEN)
+
+
+async def test_a_worker_that_neither_holds_nor_dies_ends_the_fence_with_nothing_changed(make, monkeypatch):
+    bench = await make(modes={"w1": "silent"}, ack_timeout_s=0.2)
+    monkeypatch.setattr("bgproxy.controlplane.workers.DEATH_BOUND_S", 0.1)
+    monkeypatch.setattr(WorkerProcess, "kill", lambda self: None)
+    with pytest.raises(WorkersDidNotAcknowledge, match=r"blue is live: worker 1 \(pid \d+\) did not hold"):
+        await bench.fence()
+    monkeypatch.undo()
+    assert live(bench) == Live(0, BLUE)
+    assert bench.on_disk() is None
+
+
+async def test_a_fence_that_does_not_become_empty_is_taken_back(bench):
+    bench.busy_with(BLUE, 3)
+    with pytest.raises(FenceTimedOut, match=r"after 0.05 s 3 requests still ran on blue .* was taken back") as caught:
+        await bench.fence(fence_timeout_s=0.05)
+    assert caught.value.extra == {"live": "blue", "remaining": {"requests": 3}}
+    assert live(bench) == Live(0, BLUE)
+    assert bench.on_disk() is None
+    assert bench.switcher.last_switch is None
+    assert bench.switcher.state == "steady"
+    assert bench.emit.of("fence_taken_back")[0]["to"] == "green"
+    bench.busy_with(BLUE, 0)
+    assert (await bench.fence()).epoch == 1, "an epoch that nobody saw is used again"
+
+
+async def test_what_is_left_is_cut_where_the_policy_says_so(bench):
+    bench.busy_with(BLUE, 3)
+    report = await bench.fence(fence_timeout_s=0.05, fence_policy="cut")
+    assert (report.changed, report.cut) == (True, 3)
+    assert live(bench) == Live(1, GREEN)
+    assert not bench.emit.of("worker_killed")
+
+
+async def test_a_worker_that_cannot_even_cut_is_replaced(make):
+    bench = await make(modes={"w0": "ignores-cut"}, ack_timeout_s=0.3, fence_policy="cut", fence_timeout_s=0.05)
+    bench.busy_with(BLUE, 1)
+    assert (await bench.fence()).cut == 1
+    assert [each["worker"] for each in bench.emit.of("worker_killed")] == [0]
+    assert live(bench) == Live(1, GREEN)
+
+
+async def test_a_fence_of_writes_waits_for_unsafe_requests_only(bench, monkeypatch):
+    left = Remaining(requests=5, streams=0, writes=1)
+    monkeypatch.setattr("bgproxy.controlplane.drain.remaining", lambda slots, colour: left)
+    switching = asyncio.create_task(bench.fence(mode="fence-writes"))
+    await eventually(lambda: live(bench) == Live(0, BLUE, Hold.WRITES), "the hold")
+    left = Remaining(requests=5, streams=0, writes=0)
+    assert (await switching).mode == "fence-writes"
+    assert live(bench) == Live(1, GREEN)
+
+
+async def fails(state):
+    raise StoreUnavailable("the disk is full; nothing was changed")
+
+
+async def test_a_disk_that_fails_at_the_decision_takes_the_fence_back(bench, monkeypatch):
+    monkeypatch.setattr(bench.store, "save", fails)
+    with pytest.raises(StoreUnavailable):
+        await bench.fence()
+    monkeypatch.undo()
+    assert live(bench) == Live(0, BLUE)
+    assert bench.emit.of("fence_taken_back")
+    assert (await bench.fence()).changed
+
+
+async def test_a_worker_that_dies_while_it_holds_is_born_again_holding(make):
+    bench = await make(ack_timeout_s=PATIENCE_S)
+    bench.segment.slots[1].cells[worker_slot.IN_FLIGHT + BLUE] = 1
+    switching = asyncio.create_task(bench.fence())
+    await eventually(lambda: live(bench).hold is Hold.ALL, "the hold")
+    bench.workers.living()[1].kill()  # what it had in flight is gone with it
+    assert (await switching).changed
+    assert live(bench) == Live(1, GREEN)
+    assert await bench.workers.all_ready(PATIENCE_S)
+    assert bench.workers.epochs() == [1, 1]
