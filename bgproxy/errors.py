@@ -12,6 +12,7 @@ BgproxyError
     ├── GateConflict            409  exit 5   paused where maintenance was asked for, or the reverse
     ├── SwitchInProgress        409  exit 6   names the holder
     ├── StaleEpoch              412  exit 6
+    ├── IdempotencyKeyReused    422  exit 2   the key belongs to another order
     ├── StoreUnavailable        503  exit 1   the intent could not be written: nothing was changed
     ├── WorkersDidNotAcknowledge 504 exit 7   names the workers and tells the truth about the word
     ├── FenceTimedOut           504  exit 7   the old colour did not become empty: the switch was taken back
@@ -54,7 +55,8 @@ class AdminUnreachable(BgproxyError):
 
 
 class ControlError(BgproxyError):
-    """`code` is stable, `extra` are further members of the problem document."""
+    """`code` is stable, `extra` are further members of the problem document. `was_done`: the order was carried out all
+    the same, and something else is not as it should be."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -62,6 +64,7 @@ class ControlError(BgproxyError):
     def __init__(self, detail: str, *, hint: str = "", extra: dict[str, Any] | None = None) -> None:
         super().__init__(detail, hint=hint)
         self.extra = extra or {}
+        self.was_done = False
 
 
 class BadRequest(ControlError):
@@ -91,6 +94,10 @@ class SwitchInProgress(ControlError):
 
 class StaleEpoch(ControlError):
     status, code, exit_code = 412, "stale_epoch", EXIT_CONFLICT
+
+
+class IdempotencyKeyReused(ControlError):
+    status, code, exit_code = 422, "idempotency_key_reused", EXIT_USAGE
 
 
 class StoreUnavailable(ControlError):

@@ -200,6 +200,7 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
         prober,
         min_healthy=config.min_healthy,
         check=f"{config.health.method} {config.health.path}",
+        release=lambda colour: config.pools.pool(colour).release,
     )
     switcher = Switcher(
         state,

@@ -36,7 +36,7 @@ retries = 3
 interval = "10 s"
 rise = 0
 [switch]
-mode = "fence"
+mode = "fenced"
 initial = "grene"
 [log]
 level = true
@@ -179,8 +179,8 @@ def test_every_problem_is_said_at_once_with_its_place(tmp_path):
         "bgproxy.toml:9:1: [health] interval: '10 s' has a space in it; "
         'expected a duration from "10ms" to "1d", like "30s"; did you mean "10s"?',
         "bgproxy.toml:10:1: [health] rise: is the number 0; expected a whole number from 1 to 1000",
-        "bgproxy.toml:12:1: [switch] mode: is the text 'fence', which this version does not have yet; "
-        'expected "instant"',
+        'bgproxy.toml:12:1: [switch] mode: is the text \'fenced\'; expected "instant", "fence" or "fence-writes"; '
+        'did you mean "fence"?',
         'bgproxy.toml:13:1: [switch] initial: is the text \'grene\'; expected "blue" or "green"; did you mean "green"?',
         'bgproxy.toml:15:1: [log] level: is true; expected "debug", "info", "warning" or "error"',
         "BGPROXY_SERVER__LISTN: names no key of the configuration; expected BGPROXY_SECTION__KEY; "
@@ -194,9 +194,7 @@ def test_every_problem_is_said_at_once_with_its_place(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        '[switch]\nfence_timeout = "5s"',
-        "[switch]\nhold_max = 10",
-        '[switch]\nstreams = {policy = "keep"}',
+        "[guard]\nwindow = '60m'",
         "[tls]\ncert = 'x'",
         "[[webhook]]\nurl = 'x'",
         "[pools.red]\nupstreams = ['a:1']",

@@ -65,12 +65,21 @@ class AdminClient:
     def get(self, path: str, *, timeout_s: float = 10.0) -> Answer:
         return self._ask("GET", path, None, timeout_s)
 
-    def post(self, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Answer:
-        return self._ask("POST", path, body, timeout_s)
+    def post(
+        self, path: str, body: Mapping[str, Any], *, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        return self._ask("POST", path, body, timeout_s, headers)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Answer:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        timeout_s: float,
+        more_headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         connection, target = self._connect()
-        headers = {"User-Agent": f"bgproxy-cli/{__version__}", "Accept": "application/json"}
+        headers = {"User-Agent": f"bgproxy-cli/{__version__}", "Accept": "application/json"} | dict(more_headers or {})
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         if body is not None:

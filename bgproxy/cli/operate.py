@@ -79,6 +79,7 @@ def changing_options(command: F) -> F:
         click.option("--dry-run", is_flag=True, help="Say what would happen, change nothing."),
         click.option("--force", is_flag=True, help="Even if gates refuse; prints what was overridden."),
         click.option("--if-epoch", type=click.IntRange(min=0), metavar="N", help="Only if this epoch is live."),
+        click.option("--idempotency-key", metavar="KEY", help="Asked again with it, the answer is the same one."),
         click.option("--reason", default="", help="Why, for the record."),
         click.option("--timeout", metavar="DURATION", help='How long to wait for the drain, like "30s".'),
         click.option(
@@ -117,6 +118,7 @@ def status(context: click.Context, /, watch: bool, **client: Any) -> int:
 
 @click.command()
 @click.argument("colour", type=click.Choice(["blue", "green"]))
+@click.option("--expect-release", metavar="RELEASE", help="Only if every upstream of COLOUR is of this release.")
 @changing_options
 @client_options
 @click.pass_context
@@ -198,10 +200,11 @@ def _change(context: click.Context, path: str, body: dict[str, Any], options: di
     here = session(context, **client)
     if options["timeout"] and options["wait"] == "acked":
         raise UsageProblem("--timeout bounds the wait for the drain; use it with --wait drained")
+    key = options.pop("idempotency_key")
     body |= {key: value for key, value in options.items() if not (value is None or value is False or value == "")}
     # The server may be configured to wait for the drain without being asked to.
     timeout_s = PLAIN_TIMEOUT_S if options["wait"] == "acked" else DRAIN_TIMEOUT_S
-    answer = here.client.post(path, body, timeout_s=timeout_s)
+    answer = here.client.post(path, body, timeout_s=timeout_s, headers={"Idempotency-Key": key} if key else {})
     return here.show(answer, lambda document: words.report(document, here.undo_suffix))
 
 

@@ -214,6 +214,7 @@ ROOT = Section(
                     item=text("one line of visible characters", r"|[!-~](?:[ -~\t]*[!-~])?", secret=True),
                 ),
                 "max_body_bytes": size("1B", "16MiB"),
+                "release_header": text("the name of a header field", _FIELD_NAME),
                 "passive_failures": whole_number(0, 1000),
                 "passive_eject": duration(),
             },

@@ -60,6 +60,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     expect_body: str = ""  # a substring; "" accepts any body
     headers: ProbeHeaders = msgspec.field(default_factory=ProbeHeaders)
     max_body_bytes: int = 64 * 1024
+    release_header: str = "X-Release"
     passive_failures: int = UpstreamSettings().passive_failures
     passive_eject: float = UpstreamSettings().passive_eject
 

@@ -10,6 +10,8 @@ from bgproxy.core.gates import PoolView, Snapshot
 from bgproxy.core.model import BLUE, GREEN, Colour
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bgproxy.controlplane.orphans import Orphans
     from bgproxy.controlplane.prober import Prober
     from bgproxy.controlplane.workers import Workers
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class Checklist:
-    """`min_healthy` is (blue, green); `check` names the probe for the verdicts (`GET /healthz`)."""
+    """`min_healthy` is (blue, green); `check` names the probe for the verdicts (`GET /healthz`); `release(colour)` is
+    what the configuration says."""
 
     def __init__(
         self,
@@ -29,13 +32,17 @@ class Checklist:
         *,
         min_healthy: tuple[int, int],
         check: str,
+        release: Callable[[Colour], str] = lambda colour: "",
     ) -> None:
         self._segment, self._workers, self._orphans, self._prober = segment, workers, orphans, prober
-        self._min_healthy, self._check = min_healthy, check
+        self._min_healthy, self._check, self._release = min_healthy, check, release
 
     def verdicts(self, to: Colour, kind: str) -> list[Verdict]:
         """`kind` is switch or rollback."""
         return gates.evaluate(self.snapshot(), to, rollback=kind == "rollback")
+
+    def release_verdicts(self, to: Colour, release: str) -> list[Verdict]:
+        return gates.expected_release(self.snapshot(), to, release)
 
     def snapshot(self) -> Snapshot:
         live = self._segment.live.load()
@@ -52,4 +59,4 @@ class Checklist:
         )
 
     def _pool(self, colour: Colour) -> PoolView:
-        return PoolView(self._min_healthy[colour], tuple(self._prober.views(colour)))
+        return PoolView(self._min_healthy[colour], tuple(self._prober.views(colour)), self._release(colour))

@@ -114,6 +114,7 @@ class Operation:
             self._error = self._error or (self._fence.error if self._fence else None)
             self._tell_of_abort()
         if self._error is not None:
+            self._error.was_done = self.protocol.word_may_have_moved
             raise self._error
         return self._report()
 

@@ -31,6 +31,8 @@ class SwitchOrder(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["switch", "rollback"]
     to: Colour | None = None  # None only for a rollback: the previous colour
     if_epoch: int | None = None
+    expect_release: str = ""
+    key: str = ""  # the Idempotency-Key
     reason: str = ""
     by: str = ""
     mode: Mode = "instant"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from bgproxy.core.model import Address
 
+MAX_RELEASE = 200  # characters; it is shown and compared, not stored
 USER_AGENT = f"bgproxy/{__version__}"
 
 
@@ -52,25 +53,28 @@ class HealthSettings(Protocol):
     def jitter(self) -> float: ...
     @property
     def max_body_bytes(self) -> int: ...
+    @property
+    def release_header(self) -> str: ...
 
 
 async def probe(address: Address, settings: HealthSettings, *, tls: ssl.SSLContext | None = None) -> Check:
     """Ask once. Never raises but CancelledError: whatever went wrong is the check's error. `tls` as workers use it."""
     started = time.perf_counter()
-    status, error = 0, ""
+    status, error, release = 0, "", ""
     try:
         async with asyncio.timeout(settings.timeout):
-            status, body = await _ask(address, settings, tls)
+            status, body, release = await _ask(address, settings, tls)
         error = judge(status, body, expect_status=settings.expect_status, expect_body=settings.expect_body)
     except TimeoutError:
         error = f"no answer within {settings.timeout:g}s"
     except (aiohttp.ClientError, OSError, ValueError) as failure:
         error = explain(failure)
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return Check(at=now, duration_s=time.perf_counter() - started, status=status, error=error)
+    return Check(at=now, duration_s=time.perf_counter() - started, status=status, error=error, release=release)
 
 
-async def _ask(address: Address, settings: HealthSettings, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
+async def _ask(address: Address, settings: HealthSettings, tls: ssl.SSLContext | None) -> tuple[int, bytes, str]:
+    """Status, as much of the body as is asked for, and the release that the answer names."""
     connector: aiohttp.BaseConnector
     url = str(address) if address.server_name else f"http://{address}"
     if address.is_unix:
@@ -92,7 +96,8 @@ async def _ask(address: Address, settings: HealthSettings, tls: ssl.SSLContext |
             timeout=aiohttp.ClientTimeout(total=None),  # one clock is enough: the caller's
         ) as response,
     ):
-        return response.status, await _body(response, settings) if settings.expect_body else b""
+        release = response.headers.get(settings.release_header, "")[:MAX_RELEASE]
+        return response.status, await _body(response, settings) if settings.expect_body else b"", release
 
 
 async def _body(response: aiohttp.ClientResponse, settings: HealthSettings) -> bytes:

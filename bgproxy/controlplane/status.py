@@ -201,6 +201,7 @@ class Status:
                 "consecutive": view.consecutive,
                 "error": view.error or None,
             },
+            "release": view.release or None,
             "ejected_until": self._wall_time(ejected_until),
         }
 

@@ -122,6 +122,7 @@ class Switcher:
                 hint="look at bgproxy status, decide again, and repeat it with the present epoch",
                 extra={"epoch": before.epoch, "live": before.colour.label},
             )
+        self._refuse_another_release(order, to)
         if to == before.colour:
             return await self._already_live(order, before)
         if order.dry_run:
@@ -238,6 +239,14 @@ class Switcher:
                 extra={"holder": dict(self._holder)},
             )
 
+    def _refuse_another_release(self, order: SwitchOrder, to: Colour) -> None:
+        if order.expect_release:
+            failed = gates.failed(self._checklist.release_verdicts(to, order.expect_release))
+            if failed:
+                error = operation.refused(order.kind, to, failed)
+                error.hint = "wait until the whole pool runs the release, or name the one that it runs"
+                raise error
+
     def _target(self, order: SwitchOrder) -> Colour:
         if order.kind == "switch":
             if order.to is None:
@@ -269,7 +278,9 @@ class Switcher:
             )
             drain_s = time.perf_counter() - started
             if outcome is drain.Outcome.TIMED_OUT:
-                raise operation.drain_timed_out(self._tools, old, drain_s)
+                error = operation.drain_timed_out(self._tools, old, drain_s)
+                error.was_done = True
+                raise error
         detail = f"{now.colour.label} is live already; nothing was changed"
         return self._unchanged(order, now, now.colour, detail, drain_s=drain_s)
 

@@ -21,6 +21,7 @@ UPSTREAM_HEALTHY = "upstream_healthy"
 TABLE_ACKNOWLEDGED = "table_acknowledged"
 WORKERS_READY = "workers_ready"
 NO_ORPHANS = "no_orphaned_workers"
+EXPECTED_RELEASE = "expected_release"
 
 # A worker that was just replaced is ready a moment later: waiting that moment beats refusing a switch for it.
 PASSES_BY_WAITING = frozenset((TABLE_ACKNOWLEDGED, WORKERS_READY))
@@ -31,6 +32,7 @@ class PoolView(msgspec.Struct, frozen=True):
 
     min_healthy: int
     upstreams: tuple[UpstreamHealth, ...]
+    release: str = ""  # as configured, for upstreams that do not say theirs
 
     @property
     def healthy(self) -> int:
@@ -94,6 +96,28 @@ def evaluate(now: Snapshot, to: Colour, *, rollback: bool = False) -> list[Verdi
     verdicts = list(_health_of(now, to))
     if not rollback:
         verdicts += [_table_acknowledged(now), *_workers_ready(now), _no_orphans(now)]
+    return verdicts
+
+
+def expected_release(now: Snapshot, to: Colour, release: str) -> list[Verdict]:
+    """A verdict on every upstream of `to` that is up. Nobody up cannot be of another release: other gates see to that.
+
+    This is a condition of the order, like its epoch, so nothing overrides it.
+    """
+    pool = now.pool(to)
+    verdicts = []
+    for upstream in pool.upstreams:
+        if upstream.up:
+            found = upstream.release or pool.release
+            verdicts.append(
+                Verdict(
+                    EXPECTED_RELEASE,
+                    f"{to.label}/{upstream.address}",
+                    f"its release is {release}",
+                    found == release,
+                    f"its release is {found}" if found else "it does not say which release it is",
+                )
+            )
     return verdicts
 
 

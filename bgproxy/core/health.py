@@ -19,12 +19,16 @@ StatusRanges = Sequence[tuple[int, int]]
 
 
 class Check(msgspec.Struct, frozen=True):
-    """What one probe saw. `error` is empty exactly when it succeeded; `status` 0 means there was no answer."""
+    """What one probe saw. `error` is empty exactly when it succeeded; `status` 0 means there was no answer.
+
+    `release` is the version that the answer names, "" where it names none.
+    """
 
     at: str  # ISO 8601, UTC: when the probe ended
     duration_s: float
     status: int = 0
     error: str = ""
+    release: str = ""
 
     @property
     def ok(self) -> bool:
@@ -45,6 +49,7 @@ class UpstreamHealth(msgspec.Struct, frozen=True):
     consecutive: int = 0  # checks in a row with the same outcome as the last one
     error: str = ""  # of the last check; empty when it succeeded
     since: float = 0.0  # when `up` got its present value
+    release: str = ""  # as the last check that succeeded said it
 
 
 class Change(Enum):
@@ -83,6 +88,7 @@ class Tracker:
             duration_s=check.duration_s,
             consecutive=consecutive,
             error=check.error,
+            release=check.release if check.ok else before.release,
             since=before.since if up == before.up else now,
         )
         if up == before.up:

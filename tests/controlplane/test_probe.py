@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     jitter: float = 0.1
     max_body_bytes: int = 64 * 1024
+    release_header: str = "X-Release"
 
 
 async def test_a_good_answer_passes_and_the_request_says_who_asks():
@@ -45,6 +46,16 @@ async def test_a_good_answer_passes_and_the_request_says_who_asks():
     assert seen[0].headers["User-Agent"] == f"bgproxy/{__version__}"
     assert seen[0].headers["Host"] == str(address)
     assert seen[0].headers["X-Probe"] == "1"
+
+
+async def test_the_release_is_what_the_answer_says_it_is():
+    async def app(request):
+        return web.Response(headers={"X-Version": "2.0", "X-Release": "x" * 300})
+
+    async with http_app(app) as address:
+        assert (await probe(address, Settings(release_header="x-version"))).release == "2.0"
+        assert (await probe(address, Settings())).release == "x" * 200
+        assert (await probe(address, Settings(release_header="X-None"))).release == ""
 
 
 async def test_the_host_field_can_be_set():

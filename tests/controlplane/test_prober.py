@@ -29,6 +29,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     jitter: float = 0.0
     max_body_bytes: int = 64 * 1024
+    release_header: str = "X-Release"
 
 
 def pool(*ports: int) -> Pool:

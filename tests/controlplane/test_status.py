@@ -93,7 +93,7 @@ def test_it_has_the_promised_keys(scene):
     assert set(document["pools"]["blue"]) == {*pool.split(), "degraded", "age_s", "stale", "traffic_age_s"}
     (upstream,) = document["pools"]["blue"]["upstreams"]
     assert set(upstream) == {
-        *("id", "address", "up", "since_s", "weight", "in_flight", "parked", "check", "ejected_until")
+        *("id", "address", "up", "since_s", "weight", "in_flight", "parked", "check", "release", "ejected_until")
     }
     assert {"ok", "at", "status", "duration_s", "consecutive", "error"} < set(upstream["check"])
     assert set(document["pools"]["blue"]["latency_s"]) == {"p50", "p90", "p99"}

@@ -97,6 +97,18 @@ async def test_the_colour_before_a_restart_can_be_rolled_back_to(make):
     assert (await bench.rollback()).epoch == 9
 
 
+@pytest.mark.parametrize("options", [{}, {"force": True}, {"dry_run": True}])
+async def test_a_pool_of_another_release_is_refused_even_by_force(bench, options):
+    bench.prober.releases = {GREEN: "1.9"}
+    with pytest.raises(SwitchRefused, match=r"its release is 1\.9") as caught:
+        await bench.switch(expect_release="2.0", **options)
+    assert caught.value.extra["failed"][0]["gate"] == "expected_release"
+    assert bench.segment.live.load() == Live(0, BLUE)
+    assert (await bench.switch(expect_release="1.9")).changed
+    with pytest.raises(SwitchRefused):
+        await bench.switch(GREEN, expect_release="2.0")
+
+
 async def test_a_colour_that_is_live_already_is_a_success_without_a_change(bench):
     report = await bench.switch(BLUE)
     assert (report.changed, report.epoch, report.undo) == (False, 0, "")

@@ -94,6 +94,16 @@ def test_what_is_known_about_an_upstream_is_told_as_it_is(changes, result):
     assert verdicts[1].result == result
 
 
+def test_every_upstream_that_is_up_has_to_be_of_the_expected_release():
+    pool = PoolView(1, (upstream(0, release="2.0"), upstream(1), upstream(2, up=False, release="1.0")), release="2.0")
+    assert failed(gates.expected_release(snapshot(green=pool), GREEN, "2.0")) == []
+    stale, silent = failed(
+        gates.expected_release(snapshot(green=PoolView(1, (upstream(0, release="1.9"), upstream(1)))), GREEN, "2.0")
+    )
+    assert (stale.gate, stale.check, stale.result) == ("expected_release", "its release is 2.0", "its release is 1.9")
+    assert silent.result == "it does not say which release it is"
+
+
 def test_a_pool_that_needs_none_healthy_passes_with_none():
     assert failed(evaluate(snapshot(green=PoolView(0, (upstream(up=False, error="x"),))), GREEN)) == []
 

@@ -139,3 +139,15 @@ def test_an_upstream_that_came_back_replaces_the_emergency_rows():
 )
 def test_an_answer_is_judged_by_status_and_body(status, body, ranges, text, error):
     assert judge(status, body, expect_status=ranges, expect_body=text) == error
+
+
+def test_the_release_is_that_of_the_last_check_that_succeeded():
+    subject = tracker(rise=1, fall=1)
+    for check, release in (
+        (Check("t", 0.0, 200, release="1.0"), "1.0"),
+        (Check("t", 0.0, 500, "answered 500", release="oops"), "1.0"),
+        (Check("t", 0.0, 200, release="2.0"), "2.0"),
+        (Check("t", 0.0, 200), ""),
+    ):
+        subject.record(check, generation=1, now=101.0)
+        assert subject.view.release == release

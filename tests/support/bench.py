@@ -18,6 +18,7 @@ from tests.support.proxies import PATIENCE_S, TABLE, FakeProxy
 class FakeProber:
     def __init__(self) -> None:
         self.down: set[Colour] = set()
+        self.releases: dict[Colour, str] = {}
         self.announced: list[tuple[Colour, bool]] = []
 
     def views(self, colour: Colour) -> list[UpstreamHealth]:
@@ -32,6 +33,7 @@ class FakeProber:
                 checked_at=1.0,
                 consecutive=3,
                 error="connection refused" if down else "",
+                release=self.releases.get(colour, ""),
             )
         ]
 

@@ -16,8 +16,9 @@ from bgproxy.controlplane.admin.auth import Gatekeeper, Token
 from bgproxy.controlplane.admin.bodies import MAX_BODY
 from bgproxy.controlplane.admin.connection import Connection
 from bgproxy.controlplane.admin.etag import Revisions
-from bgproxy.controlplane.admin.handlers import CONTROL, REVISIONS, ROUTES, ControlPlane
+from bgproxy.controlplane.admin.handlers import ANSWERS, CONTROL, REVISIONS, ROUTES, ControlPlane
 from bgproxy.controlplane.admin.problems import Handler, as_problems, harden_every_answer
+from bgproxy.controlplane.idempotency import Answers
 from bgproxy.core.model import Address
 
 if TYPE_CHECKING:
@@ -31,7 +32,13 @@ KEEP_ALIVE_S = 30.0
 CLOSE_TIMEOUT_S = 5.0  # for requests that are still running when the server closes
 
 
-def make_app(control: ControlPlane, *, tokens: Sequence[Token] = (), allowed_hosts: Sequence[str]) -> web.Application:
+def make_app(
+    control: ControlPlane,
+    *,
+    tokens: Sequence[Token] = (),
+    allowed_hosts: Sequence[str],
+    answers: Answers | None = None,
+) -> web.Application:
     gatekeeper = Gatekeeper(tokens, allowed_hosts)
 
     @web.middleware
@@ -40,6 +47,7 @@ def make_app(control: ControlPlane, *, tokens: Sequence[Token] = (), allowed_hos
 
     app = web.Application(middlewares=[as_problems, check], client_max_size=MAX_BODY)
     app[CONTROL] = control
+    app[ANSWERS] = answers or Answers()
     app[REVISIONS] = Revisions()
     app.on_response_prepare.append(harden_every_answer)
     app.add_routes(ROUTES)
@@ -77,6 +85,7 @@ async def start_admin(
     socket_path: Path | None,
     tokens: Sequence[Token] = (),
     allowed_hosts: Sequence[str] = LOCAL_HOSTS,
+    answers: Answers | None = None,
 ) -> AdminServer:
     """StartupError names the address that cannot be had; then nothing is left open."""
     opened: list[socket.socket] = []
@@ -92,7 +101,7 @@ async def start_admin(
             each.close()
         raise
     hosts = [*allowed_hosts, *_own_host(listen)]
-    app = make_app(control, tokens=tokens, allowed_hosts=hosts)
+    app = make_app(control, tokens=tokens, allowed_hosts=hosts, answers=answers)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT_S)
     await runner.setup()
     assert runner.server is not None

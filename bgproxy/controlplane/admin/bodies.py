@@ -58,6 +58,7 @@ class MaintenanceBody(PauseBody, forbid_unknown_fields=True, frozen=True, kw_onl
 
 class SwitchBody(RollbackBody, forbid_unknown_fields=True, frozen=True, kw_only=True):
     to: Literal["blue", "green"]
+    expect_release: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
 
 
 B = TypeVar("B", RollbackBody, SwitchBody, PauseBody, MaintenanceBody)
@@ -65,13 +66,14 @@ B = TypeVar("B", RollbackBody, SwitchBody, PauseBody, MaintenanceBody)
 
 async def switch_order(request: web.Request, *, by: str, defaults: Defaults) -> SwitchOrder:
     body = _typed(await _document(request), SwitchBody)
-    return _order("switch", Colour.named(body.to), body, by, defaults)
+    order = _order(request, "switch", Colour.named(body.to), body, by, defaults)
+    return msgspec.structs.replace(order, expect_release=body.expect_release or "")
 
 
 async def rollback_order(request: web.Request, *, by: str, defaults: Defaults) -> SwitchOrder:
     """The way out is never a fence unless it is asked for: it must not wait for what is broken."""
     body = _typed(await _document(request), RollbackBody)
-    return _order("rollback", None, body, by, msgspec.structs.replace(defaults, mode="instant"))
+    return _order(request, "rollback", None, body, by, msgspec.structs.replace(defaults, mode="instant"))
 
 
 async def gate_order(request: web.Request, kind: Literal["pause", "resume"], *, by: str) -> GateOrder:
@@ -115,7 +117,29 @@ def _text(value: str) -> str:
     return value
 
 
+def _epoch(request: web.Request, of_body: int | None) -> int | None:
+    """If-Match names the status that the order was decided on. Only its epoch counts: who is live, not how busy."""
+    given = ",".join(request.headers.getall("If-Match", ()))
+    if not given or given.strip() == "*":
+        return of_body
+    found = re.fullmatch(r'\s*"e(\d{1,19})-\d+"\s*', given)
+    if found is None:
+        raise BadRequest(f"If-Match is {given!r}, expected one ETag of GET /status, like '\"e7-12\"'")
+    epoch = int(found[1])
+    if of_body not in (None, epoch):
+        raise BadRequest(f"If-Match says epoch {epoch}, 'if_epoch' says {of_body}")
+    return epoch
+
+
+def _key(request: web.Request) -> str:
+    keys = request.headers.getall("Idempotency-Key", ())
+    if len(keys) > 1 or not all(re.fullmatch(r"[!-~]{1,255}", key) for key in keys):
+        raise BadRequest("the Idempotency-Key is expected once, as 1 to 255 visible ASCII characters")
+    return keys[0] if keys else ""
+
+
 def _order(
+    request: web.Request,
     kind: Literal["switch", "rollback"],
     to: Colour | None,
     body: RollbackBody,
@@ -125,7 +149,8 @@ def _order(
     return SwitchOrder(
         kind=kind,
         to=to,
-        if_epoch=body.if_epoch,
+        if_epoch=_epoch(request, body.if_epoch),
+        key=_key(request),
         reason=_text(body.reason),
         by=by,
         mode=body.mode or defaults.mode,

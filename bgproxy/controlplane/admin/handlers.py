@@ -18,7 +18,9 @@ from bgproxy.controlplane.admin.bodies import (
     switch_order,
 )
 from bgproxy.controlplane.admin.etag import Revisions
-from bgproxy.controlplane.admin.problems import problem
+from bgproxy.controlplane.admin.problems import answer_problem, document_of, problem
+from bgproxy.controlplane.idempotency import Answer, Answers, digest_of
+from bgproxy.errors import ControlError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +48,7 @@ class ControlPlane(Protocol):
 
 
 CONTROL = web.AppKey("control", ControlPlane)
+ANSWERS = web.AppKey("answers", Answers)
 REVISIONS = web.AppKey("revisions", Revisions)
 
 
@@ -60,15 +63,35 @@ async def get_status(request: web.Request) -> web.Response:
 
 
 async def post_switch(request: web.Request) -> web.Response:
-    control = request.app[CONTROL]
-    order = await switch_order(request, by=request[CALLER].by, defaults=control.defaults)
-    return _json(msgspec.to_builtins(await control.execute(order)))
+    return await _executed(request, await switch_order(request, by=request[CALLER].by, defaults=_defaults(request)))
 
 
 async def post_rollback(request: web.Request) -> web.Response:
+    return await _executed(request, await rollback_order(request, by=request[CALLER].by, defaults=_defaults(request)))
+
+
+def _defaults(request: web.Request) -> Defaults:
+    return request.app[CONTROL].defaults
+
+
+async def _executed(request: web.Request, order: SwitchOrder) -> web.Response:
+    """With an Idempotency-Key the answer is kept; a dry run has none to keep."""
     control = request.app[CONTROL]
-    order = await rollback_order(request, by=request[CALLER].by, defaults=control.defaults)
-    return _json(msgspec.to_builtins(await control.execute(order)))
+    if not order.key or order.dry_run:
+        return _json(msgspec.to_builtins(await control.execute(order)))
+
+    async def run() -> Answer:
+        try:
+            return Answer(200, msgspec.to_builtins(await control.execute(order)))
+        except ControlError as error:
+            document = document_of(error.status, error.code, error.detail, hint=error.hint, extra=error.extra)
+            return Answer(error.status, document, is_final=error.was_done)
+
+    answer, was_given_before = await request.app[ANSWERS].once(order.key, digest_of(order), run)
+    response = _json(answer.document) if answer.status == 200 else answer_problem(answer.status, answer.document)
+    if was_given_before:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
 
 
 async def post_pause(request: web.Request) -> web.Response:

@@ -37,6 +37,17 @@ class HttpError(ControlError):
 def problem(
     status: int, code: str, detail: str, *, hint: str = "", extra: dict[str, Any] | None = None
 ) -> web.Response:
+    return answer_problem(status, document_of(status, code, detail, hint=hint, extra=extra))
+
+
+def answer_problem(status: int, document: dict[str, Any]) -> web.Response:
+    body = orjson.dumps(document, default=str) + b"\n"
+    return web.Response(status=status, body=body, content_type="application/problem+json")
+
+
+def document_of(
+    status: int, code: str, detail: str, *, hint: str = "", extra: dict[str, Any] | None = None
+) -> dict[str, Any]:
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -46,8 +57,7 @@ def problem(
     }
     if hint:
         document["hint"] = hint
-    body = orjson.dumps(document | (extra or {}), default=str) + b"\n"
-    return web.Response(status=status, body=body, content_type="application/problem+json")
+    return document | (extra or {})
 
 
 @web.middleware

@@ -88,6 +88,66 @@ async def test_the_configured_wait_and_mode_apply_where_none_is_asked_for_but_no
     ]
 
 
+async def test_a_key_makes_an_order_safe_to_repeat(api, control):
+    body, key = {"to": "green"}, {"Idempotency-Key": "run-7"}
+    first = await api.ask("POST", "/switch", json=body, headers=key)
+    assert "Idempotency-Replayed" not in first.headers
+    control.report = switch_report(epoch=99)
+    again = await api.ask("POST", "/switch", json=body, headers=key)
+    assert (again.status, again.body, again.headers["Idempotency-Replayed"]) == (200, first.body, "true")
+    assert [order.key for order in control.orders] == ["run-7"]
+    other = await api.ask("POST", "/rollback", headers=key)
+    assert (other.status, other.document["code"]) == (422, "idempotency_key_reused")
+    await api.ask("POST", "/switch", json=body | {"dry_run": True}, headers={"Idempotency-Key": "dry"})
+    real = await api.ask("POST", "/switch", json=body, headers={"Idempotency-Key": "dry"})
+    assert "Idempotency-Replayed" not in real.headers
+
+
+@pytest.mark.parametrize(("was_done", "asked"), [(True, 1), (False, 2)])
+async def test_an_error_is_repeated_where_the_order_was_carried_out_and_judged_anew_where_not(
+    api, control, was_done, asked
+):
+    control.report = DrainTimedOut("still running", extra={"epoch": 1})
+    control.report.was_done = was_done
+    replies = [
+        await api.ask("POST", "/switch", json={"to": "green"}, headers={"Idempotency-Key": "k"}) for _ in range(2)
+    ]
+    assert [(reply.status, reply.document["code"]) for reply in replies] == [(504, "drain_timed_out")] * 2
+    assert replies[0].body == replies[1].body
+    assert len(control.orders) == asked
+
+
+@pytest.mark.parametrize("key", ["", "two words", "ü", "k" * 256])
+async def test_a_key_that_is_none_is_refused(api, control, key):
+    reply = await api.ask("POST", "/switch", json={"to": "green"}, headers={"Idempotency-Key": key})
+    assert (reply.status, reply.document["code"]) == (400, "bad_request")
+    assert not control.orders
+
+
+async def test_if_match_is_the_epoch_of_a_status_tag(api, control):
+    tag = (await api.ask("GET", "/status")).headers["ETag"]
+    for given, expected in ((tag, 3), ('"e7-1"', 7), ("*", None)):
+        await api.ask("POST", "/switch", json={"to": "green"}, headers={"If-Match": given})
+        assert control.orders[-1].if_epoch == expected
+    both = await api.ask("POST", "/rollback", json={"if_epoch": 3}, headers={"If-Match": tag})
+    assert (both.status, control.orders[-1].if_epoch) == (200, 3)
+
+
+@pytest.mark.parametrize("given", ["e3-1", '"3"', 'W/"e3-1"', '"e3-1", "e4-1"', '"e4-1"'])
+async def test_a_precondition_that_cannot_be_read_is_never_ignored(api, control, given):
+    reply = await api.ask("POST", "/switch", json={"to": "green", "if_epoch": 3}, headers={"If-Match": given})
+    assert (reply.status, reply.document["code"]) == (400, "bad_request")
+    assert "If-Match" in reply.document["detail"]
+    assert not control.orders
+
+
+async def test_the_expected_release_reaches_the_control_plane(api, control):
+    await api.ask("POST", "/switch", json={"to": "green", "expect_release": "2.0"})
+    assert control.orders[0].expect_release == "2.0"
+    assert (await api.ask("POST", "/switch", json={"to": "green", "expect_release": ""})).status == 400
+    assert (await api.ask("POST", "/rollback", json={"expect_release": "2.0"})).status == 400
+
+
 @pytest.mark.parametrize(
     ("path", "body", "kind", "state"),
     [
