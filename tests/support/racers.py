@@ -55,6 +55,8 @@ class Racers:
         status, document = answer
         if status == 200:
             done = document["changed"]
+            if not done and document["epoch"] != expected:
+                self.unexpected.append(document)  # a success under another epoch than the one that was asked for
             self.history.append(
                 Operation(called, time.monotonic(), (document["epoch"], document["to"]), to, expected, done)
             )
