@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import select
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
@@ -17,12 +20,14 @@ import structlog
 if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
 
+MOST_WAITING = 10_000  # lines
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def set_up(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
     """`format` is json, text, or auto: text on a terminal. `stream` is standard error where none is given."""
     stream = stream or sys.stderr
+    lines = _Lines(stream)
     as_text = format == "text" or (format == "auto" and stream.isatty())
     structlog.configure(
         processors=[
@@ -33,24 +38,41 @@ def set_up(level: str = "info", format: str = "auto", stream: TextIO | None = No
             render_text if as_text else render_json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=lambda *_: _Lines(stream),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,  # loggers made at import time follow the configuration that comes later
     )
 
 
 class _Lines:
-    """Writes lines. One that nobody can be told (the reader has left, the disk is full) is lost: to say something may
-    never stop what is being done."""
+    """Writes lines. To say something may never stop what is being done: where nobody reads the other end of the pipe,
+    lines wait, and the oldest are lost; where nobody can be told (the reader has left, the disk is full), all are."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
+        self._begun = b""  # the rest of a line that did not fit
+        self._poll: select.poll | None = None
+        with contextlib.suppress(OSError, ValueError):
+            self._fd = stream.fileno()
+            self._poll = select.poll()
+            self._poll.register(self._fd, select.POLLOUT)
 
     def msg(self, line: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            if self._poll is None:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            else:
+                self._waiting.append((line + "\n").encode(errors="backslashreplace"))
+                self._write(self._poll)
 
     debug = info = warning = error = msg
+
+    def _write(self, poll: select.poll) -> None:
+        while (self._begun or self._waiting) and poll.poll(0):
+            line, self._begun = self._begun or self._waiting.popleft(), b""
+            # As much as a pipe that is ready takes without blocking.
+            self._begun = line[os.write(self._fd, line[: select.PIPE_BUF]) :]
 
 
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -120,3 +123,32 @@ def test_a_reader_that_has_left_stops_nobody():
     closed.close()
     log.set_up("info", "json", closed)
     structlog.get_logger().info("ready")
+
+
+def test_a_reader_that_does_not_read_stops_nobody_and_later_finds_what_was_said_last(monkeypatch):
+    monkeypatch.setattr(log, "MOST_WAITING", 100)
+    ours, theirs = os.pipe()
+    try:
+        with os.fdopen(theirs, "w") as stream:
+            log.set_up("info", "json", stream)
+            events = structlog.get_logger()
+            size = fcntl.fcntl(theirs, fcntl.F_GETPIPE_SZ)
+            count = 2 * size // 100
+            for number in range(count):
+                events.info("said", number=number, padding="x" * 5000 if number == count - 2 else "x" * 60)
+            os.set_blocking(ours, False)
+            data = b""
+            for number in range(count, count + 10):  # what waits is written at the next event
+                with contextlib.suppress(BlockingIOError):
+                    while part := os.read(ours, 1 << 20):
+                        data += part
+                events.info("said", number=number)
+            with contextlib.suppress(BlockingIOError):
+                data += os.read(ours, 1 << 20)
+    finally:
+        os.close(ours)
+    numbers = [json.loads(line)["number"] for line in data.splitlines()]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == 0
+    assert len(numbers) < count
+    assert numbers[-50:] == list(range(count - 40, count + 10)), "the last ones are whole and in order"
