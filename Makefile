@@ -4,7 +4,7 @@ PURE := bgproxy/core bgproxy/wire bgproxy/shm
 
 SECONDS := 0
 
-.PHONY: setup fmt lint types test soak clients autobahn fuzz strictness cov ci bench bench-memory bench-hostile demo
+.PHONY: setup fmt lint types test soak clients autobahn fuzz strictness cov ci bench bench-memory bench-hostile bench-rollback demo
 
 setup: ## a virtual environment with everything that the other targets need
 	python3 -m venv .venv
@@ -57,6 +57,9 @@ strictness: ## dangerous requests through nginx, HAProxy, httpd, Caddy, Envoy an
 
 bench-hostile: ## 10,000 slow or idle connections beside normal traffic, which must not see an error
 	$(PYTHON) benchmarks/hostile.py
+
+bench-rollback: ## how long a rollback takes while something is broken; 1,000 switches beside 1,000 rollbacks
+	$(PYTHON) benchmarks/rollback.py
 
 demo:
 	$(PYTHON) -m bgproxy demo

@@ -22,7 +22,7 @@ KINDS = ("plain", "browser")
 def benchmarks_on_the_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("bodies", "compare", "hostile", "memory", "paced", "proxies", "rig", "strictness"):
+    for name in ("bodies", "compare", "hostile", "memory", "paced", "proxies", "rig", "rollback", "strictness"):
         sys.modules.pop(name, None)
 
 
@@ -39,6 +39,11 @@ def memory():
 @pytest.fixture
 def hostile():
     return importlib.import_module("hostile")
+
+
+@pytest.fixture
+def rollback():
+    return importlib.import_module("rollback")
 
 
 @pytest.fixture
@@ -259,3 +264,21 @@ def test_the_normal_traffic_counts_every_request_that_did_not_get_its_answer(ans
         proxy.listener.close()
     assert (said["sent"], said["errors"]) == (40, errors)
     assert said["p99_ms"] > 0
+
+
+def test_the_rollback_table_shows_every_fault_and_what_misses_the_bound(rollback):
+    quick, slow = (
+        rollback.Row("nothing", [4.0, 5.0, 90.0], [6.0, 7.0, 99.0]),
+        rollback.Row("disk full", [101.0], [102.0], 1),
+    )
+    text = rollback.table([quick, slow])
+    assert "| nothing | **5.0** | 4.0–90.0 | 7.0 |" in text
+    durations = {"switch": [5.0, 5.4, 5.2], "rollback": [5.1, 5.2, 5.3]}
+    assert "| switch | **5.20** | 5.40 | 3 |" in rollback.pairs_table(durations)
+    assert rollback.missed([quick], durations) == []
+    assert rollback.missed([slow], {"switch": [6.0], "rollback": [5.0]}) == [
+        "disk full: 101.0 ms at the median, at most 100",
+        "disk full: 1 first responses were not of the restored colour",
+        "a switch takes 6.00 ms, a rollback 5.00 ms: more than a tenth apart",
+    ]
+    assert rollback.missed([quick], {}) == []

@@ -16,7 +16,7 @@ from bgproxy.controlplane.admin.auth import Gatekeeper, Token
 from bgproxy.controlplane.admin.bodies import MAX_BODY
 from bgproxy.controlplane.admin.connection import Connection
 from bgproxy.controlplane.admin.etag import Revisions
-from bgproxy.controlplane.admin.handlers import ANSWERS, CONTROL, REVISIONS, ROUTES, ControlPlane
+from bgproxy.controlplane.admin.handlers import ANSWERS, CONTROL, READING, REVISIONS, ROUTES, ControlPlane, Reading
 from bgproxy.controlplane.admin.problems import Handler, as_problems, harden_every_answer
 from bgproxy.controlplane.idempotency import Answers
 from bgproxy.core.model import Address
@@ -48,6 +48,7 @@ def make_app(
     app = web.Application(middlewares=[as_problems, check], client_max_size=MAX_BODY)
     app[CONTROL] = control
     app[ANSWERS] = answers or Answers()
+    app[READING] = Reading()
     app[REVISIONS] = Revisions()
     app.on_response_prepare.append(harden_every_answer)
     app.add_routes(ROUTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -47,12 +48,32 @@ class ControlPlane(Protocol):
         """Why no traffic should be sent here; empty when it should."""
 
 
+class Reading:
+    """One costly read per turn of the loop. However many ask for the status, an order waits for one of them at most."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> None:
+        await self._turn.acquire()
+        await asyncio.sleep(0)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turn.release()
+
+
 CONTROL = web.AppKey("control", ControlPlane)
 ANSWERS = web.AppKey("answers", Answers)
+READING = web.AppKey("reading", Reading)
 REVISIONS = web.AppKey("revisions", Revisions)
 
 
 async def get_status(request: web.Request) -> web.Response:
+    async with request.app[READING]:
+        return _status(request)
+
+
+def _status(request: web.Request) -> web.Response:
     document = request.app[CONTROL].status()
     tag = request.app[REVISIONS].tag(document)
     if any(known.value == tag or known.value == "*" for known in request.if_none_match or ()):
@@ -123,7 +144,8 @@ async def get_preflight(request: web.Request) -> web.Response:
 
 
 async def get_metrics(request: web.Request) -> web.Response:
-    body = request.app[CONTROL].metrics().encode()
+    async with request.app[READING]:
+        body = request.app[CONTROL].metrics().encode()
     return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
 
 

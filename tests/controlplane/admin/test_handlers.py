@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bgproxy import __version__
+from bgproxy.controlplane.admin.handlers import Reading
 from bgproxy.controlplane.orders import Defaults, GateOrder, ReplacedWorker, SwitchOrder
 from bgproxy.core.gates import Verdict
 from bgproxy.core.model import GREEN
@@ -39,6 +42,26 @@ async def test_status_answers_304_while_nothing_but_a_clock_has_moved(api, contr
     changed = await api.ask("GET", "/status", headers={"If-None-Match": tag})
     assert (changed.status, changed.headers["ETag"]) == (200, '"e4-2"')
     assert (await api.ask("GET", "/status", headers={"If-None-Match": "*"})).status == 304
+
+
+async def test_costly_reads_take_one_turn_of_the_loop_each():
+    """However many ask for the status at once: an order that comes behind them is not kept waiting for all of them."""
+    reading, turn, turns = Reading(), 0, []
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def read() -> None:
+        async with reading:
+            turns.append(turn)
+
+    counting = asyncio.create_task(count())
+    await asyncio.gather(*(read() for _ in range(20)))
+    counting.cancel()
+    assert len(turns) == len(set(turns)) == 20
 
 
 async def test_a_switch_order_reaches_the_control_plane_in_full(api, control):
