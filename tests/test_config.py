@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bgproxy.config import Config, Flags, Source, load
 from bgproxy.config.schema import keys
 from bgproxy.core.model import BLUE, GREEN, Address
-from bgproxy.core.settings import AccessLogSettings, Limits, Timeouts, UpstreamSettings
+from bgproxy.core.settings import AccessLogSettings, HoldSettings, Limits, Timeouts, UpstreamSettings
 from bgproxy.errors import EXIT_CONFIG, ConfigError
 from tests.support.configs import POOLS, TWO_POOLS, load_text, problems_of
 
@@ -77,6 +77,9 @@ jitter = 0
 [switch]
 initial = "green"
 wait = "drained"
+hold_max = 7
+hold_bytes = "1KiB"
+hold_timeout = "3s"
 [headers]
 expose = true
 [log]
@@ -90,6 +93,7 @@ access = "combined"
     assert config.health.expect_status == ((200, 299), (404, 404))
     assert (dict(config.health.headers), config.health.jitter) == ({"Host": "app"}, 0.0)
     assert (config.switch.initial, config.switch.wait) == (GREEN, "drained")
+    assert config.worker_settings().hold == HoldSettings(max=7, bytes=1024, timeout=3.0)
     assert config.worker_settings().headers.expose is True
     assert config.worker_settings().access_log == AccessLogSettings(format="combined", file="-")
     assert config.worker_settings().trusted_proxies == ("10.0.0.0/8", "::1/128")

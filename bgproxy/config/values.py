@@ -13,6 +13,7 @@ from bgproxy.core.model import BLUE, Address, Colour, PoolTable
 from bgproxy.core.settings import (
     AccessLogSettings,
     HeaderSettings,
+    HoldSettings,
     HttpsSettings,
     Limits,
     Timeouts,
@@ -73,6 +74,9 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float = 30.0
     fence_timeout: float = 5.0
     fence_policy: Literal["abort", "cut"] = "abort"
+    hold_max: int = HoldSettings().max
+    hold_bytes: int = HoldSettings().bytes
+    hold_timeout: float = HoldSettings().timeout
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,4 +148,5 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             proxy_protocol=self.server.proxy_protocol,
             upstream_tls=self.upstream_tls,
             https=HttpsSettings(hsts=int(self.tls.hsts), redirect_port=redirect_port),
+            hold=HoldSettings(max=self.switch.hold_max, bytes=self.switch.hold_bytes, timeout=self.switch.hold_timeout),
         )

@@ -59,6 +59,14 @@ class UpstreamTls(msgspec.Struct, frozen=True):
         return f"UpstreamTls(ca={len(self.ca)} bytes, verify={self.verify}, cert={len(self.cert)} bytes, key=***)"
 
 
+class HoldSettings(msgspec.Struct, frozen=True):
+    """Per worker: requests, bytes (heads and what came of bodies) and seconds that a request is held at most."""
+
+    max: int = 1000
+    bytes: int = 16 * 1024 * 1024
+    timeout: float = 10.0
+
+
 class HeaderSettings(msgspec.Struct, frozen=True):
     request_id: str = "X-Request-ID"
     expose: bool = False
@@ -100,3 +108,4 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     proxy_protocol: bool = False
     upstream_tls: UpstreamTls = UpstreamTls()
     https: HttpsSettings = HttpsSettings()
+    hold: HoldSettings = HoldSettings()

@@ -6,6 +6,7 @@ import pytest
 from bgproxy.core.settings import (
     AccessLogSettings,
     HeaderSettings,
+    HoldSettings,
     Limits,
     Timeouts,
     UpstreamSettings,
@@ -22,13 +23,14 @@ def test_settings_arrive_in_a_worker_as_they_were_sent():
         headers=HeaderSettings(expose=True),
         access_log=AccessLogSettings(format="json", file="/var/log/a.log"),
         trusted_proxies=("10.0.0.0/8", "::1/128"),
+        hold=HoldSettings(max=3, bytes=4, timeout=0.5),
         upstream_tls=UpstreamTls(ca=b"\0\xff", verify=False),
     )
     for codec in (msgspec.json, msgspec.msgpack):
         assert codec.decode(codec.encode(sent), type=WorkerSettings) == sent
 
 
-@pytest.mark.parametrize("part", [Timeouts, Limits, UpstreamSettings])
+@pytest.mark.parametrize("part", [Timeouts, Limits, UpstreamSettings, HoldSettings])
 def test_every_bound_is_set_unless_zero_means_none(part):
     unbounded = {name for name, value in msgspec.structs.asdict(part()).items() if not value > 0}
     assert unbounded <= {"body_bytes"}
