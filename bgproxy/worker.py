@@ -26,6 +26,7 @@ from bgproxy.core.messages import (
     Certified,
     Certify,
     Configure,
+    Cut,
     Drain,
     Drained,
     LineSplitter,
@@ -38,6 +39,7 @@ from bgproxy.core.messages import (
     decode_to_worker,
     encode,
 )
+from bgproxy.dataplane.hold import cut
 from bgproxy.dataplane.listener import Listener
 from bgproxy.dataplane.plane import DataPlane
 from bgproxy.shm import worker_slot as slot
@@ -78,6 +80,7 @@ class Worker:
 
     def disconnected(self) -> None:
         self._control = None
+        self._plane.held.wait_for_nobody()
         if self._end_with_supervisor or not self._ready:
             self.leave()
 
@@ -98,6 +101,8 @@ class Worker:
                 self._say(Certified(material.version, self._certify(material)))
             case Published(sequence=sequence):
                 self._say(Seen(sequence, self.look()))
+            case Cut(colour=colour, writes=writes):
+                cut(self._plane, colour, writes=writes)
             case Drain(timeout_s=timeout_s):
                 self.leave(timeout_s)
 
@@ -114,6 +119,7 @@ class Worker:
         on this same thread, so every later request sees this epoch or a newer one."""
         epoch = self._segment.live.load().epoch
         self._slot.cells[slot.EPOCH_SEEN] = epoch
+        self._plane.held.look()
         return epoch
 
     # --- beginning and end -------------------------------------------------------------------------------------------

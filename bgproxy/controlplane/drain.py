@@ -36,11 +36,18 @@ class Remaining(msgspec.Struct, frozen=True):
 
 
 def remaining(slots: Sequence[WorkerSlot], colour: Colour) -> Remaining:
-    requests = streams = 0
+    requests = streams = writes = 0
     for slot in slots:
         requests += slot.cells[worker_slot.IN_FLIGHT + colour]
+        writes += slot.cells[worker_slot.WRITES + colour]
         streams += slot.cells[worker_slot.TUNNELS + colour] + slot.cells[worker_slot.EVENT_STREAMS + colour]
-    return Remaining(requests, streams)
+    return Remaining(requests, streams, writes)
+
+
+def held(slots: Sequence[WorkerSlot]) -> int:
+    """Requests that wait for the word to let them go, in all workers."""
+    waiting: int = sum(slot.cells[worker_slot.HELD] for slot in slots)
+    return waiting
 
 
 async def until_empty(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bgproxy.core.failure import Failure
 
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))  # RFC 9110 9.2.1: everything else writes
+IDEMPOTENT = SAFE | {b"PUT", b"DELETE"}
 
 
 def may_try_another_upstream(failure: Failure, attempts: int, retries: int) -> bool:

@@ -6,6 +6,7 @@ dropped and counted, never waited for. Query strings are not logged: they carry 
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import threading
@@ -44,7 +45,8 @@ class AccessLog:
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
         self._thread.start()
 
-    def record(self, exchange: Exchange, duration_ns: int, termination: str) -> None:
+    def record(self, exchange: Exchange, end_ns: int, termination: str) -> None:
+        """`end_ns` is from before it is counted as in flight no longer: who sees that it is not, knows a later time."""
         if len(self._records) >= RECORDS:
             self._cells[slot.ACCESS_LOG_DROPPED] += 1
             return
@@ -59,8 +61,12 @@ class AccessLog:
                 exchange.status,
                 exchange.request_bytes,
                 exchange.response_bytes,
-                duration_ns,
-                exchange.word,
+                exchange.started,
+                exchange.dispatched,
+                end_ns,
+                exchange.held_ns,
+                exchange.word if exchange.word >= 0 else None,
+                exchange.stream,
                 exchange.server.id if exchange.server else "",
                 exchange.attempts,
                 exchange.upstream is not None and exchange.was_reused,
@@ -77,7 +83,8 @@ class AccessLog:
             self._cells[slot.ACCESS_LOG_DROPPED] += 1
             return
         asked = (b"", b"", b"") if request is None else (request.method, request.host, request.target)
-        said = (status, 0, bytes_out, 0, None, "", 0, False, request_id, REFUSED)
+        now = time.monotonic_ns()
+        said = (status, 0, bytes_out, now, 0, now, 0, None, None, "", 0, False, request_id, REFUSED)
         self._records.append((time.time(), remote, *asked, *said))
 
     def flush(self) -> None:
@@ -108,9 +115,19 @@ class AccessLog:
                 self._cells[slot.ACCESS_LOG_DROPPED] += bytes(rest).count(b"\n")
 
 
+@functools.cache
+def _boot() -> str:
+    """Which boot of the machine the monotonic times belong to; "" where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read(8)
+    except OSError:
+        return ""
+
+
 def _as_json(record: tuple[Any, ...]) -> bytes:
-    (at, remote, method, host, target, status, bytes_in, bytes_out, duration_ns, word, upstream, attempts, reused,
-     request_id, termination) = record  # fmt: skip
+    (at, remote, method, host, target, status, bytes_in, bytes_out, arrive_ns, dispatch_ns, end_ns, held_ns, word,
+     stream, upstream, attempts, reused, request_id, termination) = record  # fmt: skip
     return orjson.dumps(
         {
             "ts": datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds"),
@@ -121,9 +138,15 @@ def _as_json(record: tuple[Any, ...]) -> bytes:
             "status": status,
             "bytes_in": bytes_in,
             "bytes_out": bytes_out,
-            "duration_s": round(duration_ns / 1e9, 6),
+            "duration_s": round((end_ns - arrive_ns) / 1e9, 6),
+            "held_s": round(held_ns / 1e9, 6),
+            "arrive_ns": arrive_ns,
+            "dispatch_ns": dispatch_ns or None,
+            "end_ns": end_ns,
+            "boot": _boot(),
             "colour": None if word is None else COLOURS[word & 1].label,
             "epoch": None if word is None else word >> EPOCH_SHIFT,
+            "stream": stream,
             "upstream": upstream,
             "attempts": attempts,
             "reused": reused,

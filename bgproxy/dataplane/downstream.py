@@ -416,6 +416,26 @@ class Downstream(Connection):
         self._buffer = b""
         linger(plane, self)
 
+    # --- held requests -----------------------------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Its request is held: what else it sends stays in the kernel."""
+        if not self._eof:  # behind a FIN uvloop would find the FIN once more
+            self.pause_reading()
+
+    def go_on(self) -> None:
+        """Its request is held no longer. A body goes on by itself when there is a connection for it."""
+        if self.upload is None:
+            self.deadline = self._plane.deadlines.now + HALF_CLOSED_NS if self._eof else 0
+            self.resume_reading()
+        else:
+            self.deadline = 0
+
+    def has_finished(self) -> None:
+        """Its FIN has come, though it is not read from: it gets as long as any half-closed client."""
+        if not self.deadline:
+            self.deadline = self._plane.clock() + HALF_CLOSED_NS
+
     # --- time and flow -----------------------------------------------------------------------------------------------
 
     def on_deadline(self, now: int) -> None:
@@ -426,6 +446,8 @@ class Downstream(Connection):
             self._on_write_deadline(now)
         elif exchange is None:
             self._on_idle_deadline()
+        elif exchange.word < 0:
+            exchange.client_silent()
         elif self.upload is not None:
             exchange.client_failed(408, "body_timeout", "the request body did not arrive in time")
         elif self._eof:
@@ -436,9 +458,9 @@ class Downstream(Connection):
             self.deadline = now + self._plane.write_idle_ns
             return
         self._plane.cells[slot.rejected_cell("write_timeout")] += 1
-        self._give_up(exchanges.TIMEOUT)
+        self.give_up(exchanges.TIMEOUT)
 
-    def _give_up(self, termination: str) -> None:
+    def give_up(self, termination: str) -> None:
         """The client takes nothing of its answer; what was running is logged as such."""
         exchange, self.exchange = self.exchange, None
         self.drop()
@@ -485,7 +507,7 @@ class Downstream(Connection):
             exchange.client_failed(503, "buffered_bytes", why)
         else:
             self._plane.cells[slot.rejected_cell("buffered_bytes")] += 1
-            self._give_up(exchanges.LIMIT)
+            self.give_up(exchanges.LIMIT)
 
     def pause_writing(self) -> None:
         """The client does not keep up: neither does its upstream, then."""

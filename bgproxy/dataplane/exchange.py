@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from bgproxy.core import failure as failures
 from bgproxy.core.failure import Failure
-from bgproxy.core.retry import may_send_again, may_try_another_upstream
+from bgproxy.core.retry import SAFE, may_send_again, may_try_another_upstream
+from bgproxy.dataplane.access_log import REFUSED
 from bgproxy.dataplane.tunnel import Tunnel
 from bgproxy.shm import worker_slot as slot
+from bgproxy.shm.live_pointer import HOLD_MASK
 from bgproxy.wire import encode, hop_by_hop, upgrade
 from bgproxy.wire.request import RequestHead
 
@@ -36,6 +38,7 @@ _HISTOGRAM_ROWS = tuple(
     )
     for colour in (0, 1)
 )
+_STREAMS = {slot.TUNNELS: "tunnel", slot.EVENT_STREAMS: "events"}
 _ERROR_CELLS = {f.reason: tuple(slot.error_cell(colour, f.reason) for colour in (0, 1)) for f in failures.ALL}
 
 # How the body of a response is framed for the client.
@@ -44,13 +47,17 @@ AS_IT_IS, IN_CHUNKS, UNTIL_THE_END = range(3)
 # How an exchange ended, in the access log.
 OK, CLIENT_ABORT, UPSTREAM_RESET, TIMEOUT, DRAINED = "ok", "client_abort", "upstream_reset", "timeout", "drained"
 LIMIT = "limit"  # cut because this worker held too much
+CUT = "cut"  # by a fence that lost patience
+
+NOT_DISPATCHED = -1  # no word
 
 
 class Exchange:
     """Lives from the end of a request head to the end of its response.
 
-    `word` is the live word it was dispatched under; `upstream` the connection it is on, None before; `status` is 0
-    until a response head has been sent, and from then on the response can only be completed or cut.
+    `word` is the live word it was dispatched under, NOT_DISPATCHED while it is held and where it never was; `upstream`
+    the connection it is on, None before; `status` is 0 until a response head has been sent, and from then on the
+    response can only be completed or cut.
     """
 
     __slots__ = (
@@ -60,7 +67,10 @@ class Exchange:
         "_plane",
         "attempts",
         "client",
+        "dispatched",
+        "held_ns",
         "is_over",
+        "is_write",
         "request",
         "request_bytes",
         "request_id_line",
@@ -90,6 +100,8 @@ class Exchange:
         self.request_bytes = 0
         self.response_bytes = 0
         self.attempts = 1
+        self.dispatched = self.held_ns = 0  # ns; the first only where there is an access log
+        self.is_write = request.method != b"GET" and request.method not in SAFE
         self._gauge = slot.IN_FLIGHT
         self._framing = AS_IT_IS
         self.was_resent = False
@@ -97,11 +109,20 @@ class Exchange:
     # --- towards the upstream ----------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Choose the colour and be counted under it: one block, nothing may come between."""
+        """Choose the colour and be counted under it, or be held: one block, nothing may come between.
+
+        Called once more for a held request, which is so judged by the word as it is then.
+        """
         plane = self._plane
         self.word = word = plane.live[0]
-        colour = word & 1
-        plane.cells[slot.IN_FLIGHT + colour] += 1
+        if (word & HOLD_MASK or plane.holds) and plane.held.stops(self, word):
+            return
+        colour, cells = word & 1, plane.cells
+        cells[slot.IN_FLIGHT + colour] += 1
+        if self.is_write:
+            cells[slot.WRITES + colour] += 1
+        if plane.access_log is not None:
+            self.dispatched = plane.clock()
 
         client, request = self.client, self.request
         peer = client.peer
@@ -212,6 +233,12 @@ class Exchange:
 
     def _answer(self, status: int, reason: str, detail: str, termination: str) -> None:
         """Our own response in place of the upstream's."""
+        close = self._reply(status, reason, detail)
+        self._finish(termination)
+        self.client.exchange_over(close=close)
+
+    def _reply(self, status: int, reason: str, detail: str) -> bool:
+        """Says so; whether it is the last that is said on this connection."""
         client = self.client
         close = client.closes_after_this()
         answer = self._plane.replies.reply(
@@ -227,8 +254,7 @@ class Exchange:
         self.status = status
         self.response_bytes = len(answer)
         client.write(answer)
-        self._finish(termination)
-        client.exchange_over(close=close)
+        return close
 
     # --- towards the client ------------------------------------------------------------------------------------------
 
@@ -306,16 +332,44 @@ class Exchange:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def client_failed(self, status: int, reason: str, detail: str) -> None:
-        """The client broke its own request: the upstream's copy is never completed."""
+    def client_failed(self, status: int, reason: str, detail: str, termination: str = "") -> None:
+        """It ends before its time, and not for its upstream's sake: the upstream's copy is never completed."""
+        if self.word < 0:
+            self._turn_away(status, reason, detail)
+            return
         self._drop_upstream()
-        termination = TIMEOUT if status == 408 else LIMIT if status == 503 else CLIENT_ABORT
+        termination = termination or (TIMEOUT if status == 408 else LIMIT if status == 503 else CLIENT_ABORT)
         self._plane.cells[slot.rejected_cell(reason)] += 1
         if self.status:
             self._finish(termination)
             self.client.cut(reset=self._framing == UNTIL_THE_END)
             return
         self._answer(status, reason, detail, termination)
+
+    def _turn_away(self, status: int, reason: str, detail: str) -> None:
+        self.request_id_line = self.client.peer.request_id_line(self.request)
+        close = self._reply(status, reason, detail)
+        self._end_undispatched(reason, REFUSED)
+        self.client.exchange_over(close=close)
+
+    def _end_undispatched(self, reason: str, termination: str) -> None:
+        """What never reached a colour is counted under none."""
+        self.is_over = True
+        self.attempts = 0
+        plane = self._plane
+        plane.held.forget(self)
+        plane.cells[slot.rejected_cell(reason)] += 1
+        if plane.access_log is not None:
+            plane.access_log.record(self, plane.clock(), termination)
+
+    def runs_on(self, colour: int, *, writes: bool) -> bool:
+        """Is it in flight on this colour, no stream, and with `writes` of an unsafe method?"""
+        is_running = self.word >= 0 and self._gauge == slot.IN_FLIGHT
+        return is_running and self.word & 1 == colour and (self.is_write or not writes)
+
+    def cut_by_fence(self) -> None:
+        """It may not run on beside the other colour, and is not sent again there: half of it may have been done."""
+        self.client_failed(503, "fence_cut", "it took longer than a switch of versions could wait", CUT)
 
     def stalled(self) -> None:
         """Others wait for the upstream connection that this client keeps busy by doing nothing."""
@@ -330,6 +384,11 @@ class Exchange:
     def client_gone(self, termination: str = CLIENT_ABORT) -> None:
         """Nobody is left to answer: 499, and the upstream learns of it by its connection being closed."""
         if self.is_over:
+            return
+        if self.word < 0:
+            self.status = failures.CLIENT_GONE.status
+            self.request_id_line = self.client.peer.request_id_line(self.request)
+            self._end_undispatched("hold_abandoned", termination)
             return
         self._drop_upstream()
         self._count_error(failures.CLIENT_GONE)
@@ -356,8 +415,16 @@ class Exchange:
         """From in flight to a long-lived stream, without ever being counted as neither."""
         colour = self.word & 1
         self._plane.cells[gauge + colour] += 1
+        if self.is_write:
+            self.is_write = False
+            self._plane.cells[slot.WRITES + colour] -= 1
         self._plane.cells[self._gauge + colour] -= 1
         self._gauge = gauge
+
+    @property
+    def stream(self) -> str | None:
+        """Which kind of long-lived stream it has become."""
+        return _STREAMS.get(self._gauge)
 
     def _count_error(self, failure: Failure) -> None:
         self._plane.cells[_ERROR_CELLS[failure.reason][self.word & 1]] += 1
@@ -373,7 +440,8 @@ class Exchange:
                 server.forget(self)
         cells = plane.cells
         cells[_REQUEST_CELLS.get(self.request.method, _OTHER_CELLS)[colour] + status] += 1
-        duration = plane.clock() - self.started
+        now = plane.clock()
+        duration = now - self.started
         if self._gauge == slot.IN_FLIGHT:  # a stream's length says nothing about latency
             row = _HISTOGRAM_ROWS[colour][status // 100]
             cells[row + slot.bucket_of(duration)] += 1
@@ -382,5 +450,7 @@ class Exchange:
         if self.request_bytes:
             cells[slot.REQUEST_BYTES + colour] += self.request_bytes
         if plane.access_log is not None:
-            plane.access_log.record(self, duration, termination)
+            plane.access_log.record(self, now, termination)
+        if self.is_write:
+            cells[slot.WRITES + colour] -= 1
         cells[self._gauge + colour] -= 1  # last: who reads 0 knows that nothing is left to do

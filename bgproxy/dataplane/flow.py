@@ -82,6 +82,11 @@ class Connection(asyncio.Protocol):
         """pause_writing as soon as the kernel does not take everything: who holds bytes here is known (buffers.py)."""
         self.transport.set_write_buffer_limits(0)
 
+    def fileno(self) -> int:
+        """-1 where the socket is gone: over TLS we are told a turn later than it happens."""
+        sock = self.transport.get_extra_info("socket")
+        return -1 if sock is None else sock.fileno()
+
     def on_deadline(self, now: int) -> None:
         raise NotImplementedError
 

@@ -17,6 +17,7 @@ from bgproxy.core.settings import TRUSTED_UNIX, WorkerSettings
 from bgproxy.dataplane.access_log import AccessLog
 from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.deadlines import Deadlines
+from bgproxy.dataplane.hold import HeldRequests
 from bgproxy.dataplane.pool import UpstreamPool
 from bgproxy.dataplane.resolver import Resolver
 from bgproxy.dataplane.room import Room
@@ -86,6 +87,8 @@ class DataPlane:
         "exposes",
         "head_bytes",
         "header_ns",
+        "held",
+        "holds",
         "hsts_line",
         "http_date",
         "keep_alive_ns",
@@ -129,6 +132,8 @@ class DataPlane:
         self.turn = Turn(loop)
         self.room = Room(self)
         self.buffers = Buffers(loop.call_soon)
+        self.holds = False  # `held` is not empty
+        self.held = HeldRequests(self)
         self.draining = False
         self.drained = asyncio.Event()
         self.http_date = b""
@@ -158,6 +163,7 @@ class DataPlane:
         self.requests_per_connection = limits.requests
         self.room.configure(settings, table)
         self.buffers.configure(limits.buffered_bytes)
+        self.held.configure(settings.hold)
         self._id_line = b"\r\n%b: " % settings.headers.request_id.encode()
         self._new_id_line = self._id_line + self._id_prefix
         self._id_block = b"%b%x" % (self._new_id_line, self._id_blocks)
@@ -242,6 +248,7 @@ class DataPlane:
         cells[slot.CLIENT_CONNECTIONS] = len(self.clients)
         self.buffers.count()
         cells[slot.BUFFERED_BYTES] = self.buffers.size
+        self.held.tick(self.deadlines.now)
         self.room.look_for_descriptors()
         self.http_date = formatdate(usegmt=True).encode()
         for pool in self.pools:
@@ -283,7 +290,8 @@ class DataPlane:
                 async with asyncio.timeout(timeout_s):
                     await self.drained.wait()
             except TimeoutError:
-                pass
+                self.held.give_up()
+                await asyncio.sleep(0)  # uvloop writes at the end of a turn
         left = self._cut_what_is_left()
         await asyncio.sleep(0)  # a tunnel is counted and logged when its ends are lost
         if self.access_log is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,14 @@ class UpstreamPool:
         if len(eligible) == 1:
             return eligible[0]
         return self._pick(eligible) if eligible else None  # type: ignore[return-value]
+
+    def room(self) -> int:
+        """How many requests could be dispatched now without being refused for it, with some room left for others. Any
+        number where nobody may take them: they are told so at once."""
+        if self._board_cells[self._version_cell] != self._seen_version:
+            self.refresh()
+        eligible = self._eligible  # each takes its turn, so the one with the least room counts
+        return len(eligible) * max(0, min(server.room for server in eligible)) if eligible else sys.maxsize
 
     def pick_other(self, tried: Sequence[Server]) -> Server | None:
         """Who takes a request that the `tried` could not be reached for."""

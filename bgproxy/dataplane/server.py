@@ -117,6 +117,12 @@ class Server:
         else:
             exchange.failed(failures.QUEUE_FULL)
 
+    @property
+    def room(self) -> int:
+        """Connections that are free or may be made, and half of the places to wait for one, less who waits already."""
+        limits = self._plane.settings.upstream
+        return len(self.parked) + limits.max_connections - self.open + limits.max_waiting // 2 - len(self.waiting)
+
     def forget(self, exchange: Exchange) -> None:
         """The exchange has ended without ever getting a connection."""
         if exchange in self.waiting:

@@ -107,11 +107,6 @@ class UpstreamConnection(Connection):
         else:
             self.transport.abort()
 
-    def fileno(self) -> int:
-        """-1 where the socket is gone: over TLS we are told a turn later than it happens."""
-        sock = self.transport.get_extra_info("socket")
-        return -1 if sock is None else sock.fileno()
-
     def _end_response(self, exchange: Exchange, *, clean: bool, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """The response is complete; `clean` where the connection is at a message boundary and may live on."""
         self.exchange = None

@@ -26,6 +26,9 @@ PARKED = 14  # + colour; idle upstream connections
 UPSTREAM_CONNECTIONS = 16  # + colour; all upstream connections
 WAITING = 18  # + colour; exchanges waiting for an upstream connection
 BUFFERED_BYTES = 20
+HELD = 21  # requests that wait for the live word to let them go; not in flight
+WRITES = 22  # + colour; those of IN_FLIGHT whose method is unsafe
+HELD_BYTES = 24  # their heads, and what came of their bodies
 GAUGE_CELLS = 64
 
 # --- counters: only go up --------------------------------------------------------------------------------------------
@@ -41,6 +44,8 @@ ACCESS_LOG_DROPPED = COUNTERS + 14
 TLS_HANDSHAKES = COUNTERS + 24  # + 1 for those that resumed a session
 REDIRECTS = COUNTERS + 26  # plain requests that were sent to https
 PIPELINE_PAUSES = COUNTERS + 15
+HELD_TOTAL = COUNTERS + 28  # requests that were held
+HELD_NS = COUNTERS + 29  # how long, all together; of those that wait no longer
 
 CLIENT_CLOSES = ("keep_alive", "requests", "make_room")
 CLOSED = COUNTERS + 16  # + index in CLIENT_CLOSES: closed by us between two requests, as HTTP allows
@@ -66,6 +71,11 @@ REJECTIONS = (
     "too_many_fields",
     "stalled",
     "buffered_bytes",
+    "maintenance",
+    "hold_full",
+    "hold_timeout",
+    "hold_abandoned",  # held, and its client has left
+    "fence_cut",  # still running on the old colour when a fence lost patience
 )
 REJECTED = COUNTERS + 32  # + index in REJECTIONS: refused before a colour was chosen, or cut by a limit
 

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from bgproxy.controlplane.drain import Outcome, Remaining, remaining, until_empty
+from bgproxy.controlplane.drain import Outcome, Remaining, held, remaining, until_empty
 from bgproxy.core.model import BLUE, GREEN
 from bgproxy.shm import worker_slot
 from bgproxy.shm.segment import Segment
@@ -25,10 +25,13 @@ def never() -> bool:
 def test_what_remains_is_summed_over_all_workers_by_colour(slots):
     for number, slot in enumerate(slots, start=1):
         slot.cells[worker_slot.IN_FLIGHT + BLUE] = number
+        slot.cells[worker_slot.WRITES + BLUE] = number - 1
+        slot.cells[worker_slot.HELD] = 5
         slot.cells[worker_slot.TUNNELS + BLUE] = 10 * number
         slot.cells[worker_slot.EVENT_STREAMS + BLUE] = 100 * number
-    assert remaining(slots, BLUE) == Remaining(3, 330)
+    assert remaining(slots, BLUE) == Remaining(3, 330, writes=1)
     assert remaining(slots, GREEN) == Remaining(0, 0)
+    assert held(slots) == 10
 
 
 async def test_streams_do_not_hold_a_drain_up(slots):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from tests.support.plane import Plane, WorkerProcess, eventually, settings
 from tests.support.raw_http import Ended, request, response
 
 if TYPE_CHECKING:
-    import pathlib
     from collections.abc import Iterator
 
     from tests.support.raw_upstream import Conversation
@@ -37,7 +37,11 @@ def exchange(**differs: Any) -> Any:
         "status": 200,
         "request_bytes": 3,
         "response_bytes": 400,
+        "started": 5_000_000_000,
+        "dispatched": 5_400_000_000,
+        "held_ns": 300_000_000,
         "word": pack(7, GREEN),
+        "stream": None,
         "server": SimpleNamespace(id="g1"),
         "attempts": 2,
         "upstream": object(),
@@ -47,10 +51,10 @@ def exchange(**differs: Any) -> Any:
     return SimpleNamespace(**(values | differs))
 
 
-def written(path: pathlib.Path, cells: memoryview, style: str, *exchanges: Any) -> list[str]:
+def written(path: Path, cells: memoryview, style: str, *exchanges: Any) -> list[str]:
     log = AccessLog(AccessLogSettings(format=style, file=str(path)), cells)
     for each in exchanges:
-        log.record(each, 1_234_567, "ok")
+        log.record(each, 5_501_234_567, "ok")
     log.close()
     return path.read_text().splitlines()
 
@@ -58,10 +62,11 @@ def written(path: pathlib.Path, cells: memoryview, style: str, *exchanges: Any) 
 # --- formats ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_json_record_tells_the_whole_exchange(tmp_path: pathlib.Path, cells: memoryview) -> None:
+def test_a_json_record_tells_the_whole_exchange(tmp_path: Path, cells: memoryview) -> None:
     (line,) = written(tmp_path / "log", cells, "json", exchange())
     record = json.loads(line)
     assert record.pop("ts").endswith("+00:00")
+    assert record.pop("boot") == Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     assert record == {
         "remote": "192.0.2.1",
         "method": "GET",
@@ -70,9 +75,14 @@ def test_a_json_record_tells_the_whole_exchange(tmp_path: pathlib.Path, cells: m
         "status": 200,
         "bytes_in": 3,
         "bytes_out": 400,
-        "duration_s": 0.001235,
+        "duration_s": 0.501235,
+        "held_s": 0.3,
+        "arrive_ns": 5_000_000_000,
+        "dispatch_ns": 5_400_000_000,
+        "end_ns": 5_501_234_567,
         "colour": "green",
         "epoch": 7,
+        "stream": None,
         "upstream": "g1",
         "attempts": 2,
         "reused": True,
@@ -81,13 +91,13 @@ def test_a_json_record_tells_the_whole_exchange(tmp_path: pathlib.Path, cells: m
     }
 
 
-def test_an_exchange_without_an_upstream_has_none_in_its_record(tmp_path: pathlib.Path, cells: memoryview) -> None:
+def test_an_exchange_without_an_upstream_has_none_in_its_record(tmp_path: Path, cells: memoryview) -> None:
     (line,) = written(tmp_path / "log", cells, "json", exchange(server=None, word=pack(1, BLUE)))
     record = json.loads(line)
     assert (record["upstream"], record["colour"], record["epoch"]) == ("", "blue", 1)
 
 
-def test_a_combined_record_is_what_log_readers_know(tmp_path: pathlib.Path, cells: memoryview) -> None:
+def test_a_combined_record_is_what_log_readers_know(tmp_path: Path, cells: memoryview) -> None:
     (line,) = written(tmp_path / "log", cells, "combined", exchange())
     before, _, after = line.partition("] ")
     assert before.startswith("192.0.2.1 - - [")
@@ -96,7 +106,7 @@ def test_a_combined_record_is_what_log_readers_know(tmp_path: pathlib.Path, cell
 
 
 @pytest.mark.parametrize("style", ["json", "combined"])
-def test_no_client_can_write_a_line_of_its_own(tmp_path: pathlib.Path, cells: memoryview, style: str) -> None:
+def test_no_client_can_write_a_line_of_its_own(tmp_path: Path, cells: memoryview, style: str) -> None:
     hostile = SimpleNamespace(method=b"GET", host=b"\xff\xfe", target=b'/"\xe9\x9f" 200 1?x')
     lines = written(tmp_path / "log", cells, style, exchange(request=hostile), exchange())
     assert len(lines) == 2
@@ -104,7 +114,7 @@ def test_no_client_can_write_a_line_of_its_own(tmp_path: pathlib.Path, cells: me
     assert "%22" in lines[0]
 
 
-def test_a_refusal_has_a_record_too(tmp_path: pathlib.Path, cells: memoryview, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_has_a_record_too(tmp_path: Path, cells: memoryview, monkeypatch: pytest.MonkeyPatch) -> None:
     for style, expected in (
         ("json", '"status":400,"bytes_in":0,"bytes_out":300,'),
         ("combined", '"-" 400 300 "-" "-"'),
@@ -123,7 +133,7 @@ def test_a_refusal_has_a_record_too(tmp_path: pathlib.Path, cells: memoryview, m
 
 
 def test_records_over_the_bound_are_dropped_and_counted(
-    tmp_path: pathlib.Path, cells: memoryview, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cells: memoryview, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access_log, "RECORDS", 2)
     assert len(written(tmp_path / "log", cells, "json", *[exchange()] * 5)) == 2
@@ -131,7 +141,7 @@ def test_records_over_the_bound_are_dropped_and_counted(
 
 
 def test_a_reader_that_does_not_read_is_not_waited_for(
-    tmp_path: pathlib.Path, cells: memoryview, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cells: memoryview, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access_log, "BATCHES", 1)
     fifo = tmp_path / "fifo"
@@ -168,7 +178,7 @@ def test_a_full_disk_is_counted_and_survived(cells: memoryview) -> None:
     log.close()
 
 
-def test_nothing_to_say_is_nothing_written(tmp_path: pathlib.Path, cells: memoryview) -> None:
+def test_nothing_to_say_is_nothing_written(tmp_path: Path, cells: memoryview) -> None:
     assert written(tmp_path / "log", cells, "json") == []
 
 
@@ -183,7 +193,7 @@ def test_a_dash_is_standard_output(cells: memoryview, capfd: pytest.CaptureFixtu
 
 
 @pytest.fixture
-def logged(tmp_path: pathlib.Path) -> Iterator[tuple[Plane, pathlib.Path]]:
+def logged(tmp_path: Path) -> Iterator[tuple[Plane, Path]]:
     """A worker of its own: where the log goes is settled when a worker starts."""
     path = tmp_path / "access.log"
     worker = WorkerProcess()
@@ -197,7 +207,7 @@ def logged(tmp_path: pathlib.Path) -> Iterator[tuple[Plane, pathlib.Path]]:
         worker.end()
 
 
-def test_every_way_an_exchange_ends_has_its_word(logged: tuple[Plane, pathlib.Path]) -> None:
+def test_every_way_an_exchange_ends_has_its_word(logged: tuple[Plane, Path]) -> None:
     plane, path = logged
 
     def script(conversation: Conversation) -> None:
@@ -236,7 +246,7 @@ def test_every_way_an_exchange_ends_has_its_word(logged: tuple[Plane, pathlib.Pa
     assert records["/ok"]["upstream"] == plane.blue.address
 
 
-def test_what_is_refused_is_found_by_the_id_that_its_client_was_given(logged: tuple[Plane, pathlib.Path]) -> None:
+def test_what_is_refused_is_found_by_the_id_that_its_client_was_given(logged: tuple[Plane, Path]) -> None:
     plane, path = logged
     plane.configure(settings(limits={"body_bytes": 10}, trusted_proxies=("127.0.0.0/8",)))
     broken, large, late = plane.client(), plane.client(), plane.client()

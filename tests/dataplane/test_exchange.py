@@ -328,7 +328,7 @@ def test_the_patience_with_an_answer_that_began_before_the_upload_ended_is_that_
     plane: Any = SimpleNamespace(
         turn=SimpleNamespace(now=0), clock=lambda: 1000, response_ns=60, body_idle_ns=300, stream_idle_ns=3600
     )
-    exchange = Exchange(plane, SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    exchange = Exchange(plane, SimpleNamespace(), SimpleNamespace(method=b"POST"))  # type: ignore[arg-type]
     exchange.upstream = upstream = SimpleNamespace(deadline=0)  # type: ignore[assignment]
     for exchange.status, exchange._gauge, patience in (
         (0, slot.IN_FLIGHT, 60),

@@ -27,6 +27,7 @@ from bgproxy.core.messages import Seen as SeenMessage
 from bgproxy.core.model import BLUE, Address, Colour, Pool, PoolTable, Upstream, parse_upstream
 from bgproxy.core.settings import Limits, Timeouts, UpstreamSettings, WorkerSettings
 from bgproxy.shm import worker_slot as slot
+from bgproxy.shm.live_pointer import Hold
 from bgproxy.shm.segment import Segment
 from tests.support.raw_client import RawClient
 from tests.support.raw_http import PATIENCE_S
@@ -187,10 +188,11 @@ class Plane:
         self.worker = worker
         self._upstreams: list[RawUpstream] = []
         self._clients: list[RawClient] = []
+        self._published = 1 << 32  # the number of a store; `publish` has epochs for it
         self.blue = self.upstream(HELLO)
         self.green = self.upstream(HELLO)
         self.configure()
-        if worker.segment.live.load().colour is not BLUE:
+        if worker.segment.live.load()[1:] != (BLUE, Hold.OPEN):
             self.publish(BLUE)
         self._before = self.cells.tolist()
 
@@ -221,6 +223,16 @@ class Plane:
         while self.worker.hear(SeenMessage).epoch < epoch:
             pass
         return epoch
+
+    def hold(self, how: Hold, colour: Colour | None = None) -> None:
+        """The same for a hold, or its end; with a `colour` it is the cutover to it as well."""
+        live = self.worker.segment.live.load()
+        epoch = live.epoch + (colour is not None)
+        self.worker.segment.live.store(epoch, live.colour if colour is None else colour, how)
+        self._published += 1
+        self.worker.tell(Published(self._published))
+        while self.worker.hear(SeenMessage).sequence != self._published:
+            pass
 
     def client(self, *, address: Address | None = None, receive_buffer: int = 0) -> RawClient:
         made = RawClient(address or self.worker.address, receive_buffer=receive_buffer)
@@ -268,8 +280,9 @@ class Plane:
         return value
 
     def is_idle(self) -> bool:
-        gauges = (slot.IN_FLIGHT, slot.TUNNELS, slot.EVENT_STREAMS)
-        return not any(self.worker.cells[gauge + colour] for gauge in gauges for colour in (0, 1))
+        gauges = (slot.IN_FLIGHT, slot.WRITES, slot.TUNNELS, slot.EVENT_STREAMS)
+        cells = self.worker.cells
+        return not cells[slot.HELD] and not any(cells[gauge + colour] for gauge in gauges for colour in (0, 1))
 
     def close_surroundings(self) -> None:
         for client in self._clients:

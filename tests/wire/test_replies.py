@@ -87,10 +87,10 @@ FAILURES = [(failure.status, failure.reason) for failure in failures.ALL if fail
 def test_every_refusal_is_counted_and_every_status_has_its_page():
     unanswered = {
         "write_timeout",
-        "draining",
         "proxy_protocol",
         "tls_handshake",
         "tls_timeout",
+        "hold_abandoned",
     }  # nobody is left to read it, or speaks HTTP
     assert {reason for _, reason in REFUSALS} == set(REJECTIONS) - unanswered
     statuses = {status for status, _ in REFUSALS + FAILURES} - {200}  # as far as Max-Forwards went: no error

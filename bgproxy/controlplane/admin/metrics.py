@@ -125,6 +125,16 @@ class Metrics:
             "request_duration_seconds", "From the request head to the end of the answer.", self._durations()
         )
         yield gauge("requests_in_flight", "Requests being served, streams not counted.", self._cells(slot.IN_FLIGHT))
+        yield gauge("held_requests", "Requests held until a switch is over.", [({}, summed(self._slots, slot.HELD))])
+        yield gauge(
+            "held_bytes", "Their heads, and what came of their bodies.", [({}, summed(self._slots, slot.HELD_BYTES))]
+        )
+        yield counter("requests_held_total", "Requests that were held.", [({}, summed(self._slots, slot.HELD_TOTAL))])
+        yield counter(
+            "request_hold_seconds_total",
+            "How long they were held, all together.",
+            [({}, summed(self._slots, slot.HELD_NS) / 1e9)],
+        )
         yield gauge(
             "streams_active",
             "Upgraded connections and event streams.",

@@ -68,7 +68,8 @@ def test_the_promised_families_are_there(scene):
         requests_in_flight streams_active request_bytes response_bytes client_connections upstream_connections
         upstream_connects upstream_reuses upstream_errors upstream_retries upstream_up pool_healthy health_checks
         rejected_requests event_loop_lag_seconds build_info client_accepts client_closes pipeline_pauses
-        buffered_bytes tls_handshakes redirects tls_certificate_expiry_seconds tls_reloads"""
+        buffered_bytes tls_handshakes redirects tls_certificate_expiry_seconds tls_reloads held_requests held_bytes
+        requests_held request_hold_seconds"""
     assert names == {f"bgproxy_{name}" for name in promised.split()}
 
 
@@ -125,6 +126,10 @@ def test_gauges_and_counters_of_the_slots(scene):
     cells[worker_slot.BUFFERED_BYTES] = 8
     cells[worker_slot.CONNECTIONS_TOTAL] = 10
     cells[worker_slot.LAG_NS] = 3_000_000
+    cells[worker_slot.HELD] = 11
+    cells[worker_slot.HELD_BYTES] = 12
+    cells[worker_slot.HELD_TOTAL] = 13
+    cells[worker_slot.HELD_NS] = 1_500_000_000
     samples = scene.samples()
     assert samples["bgproxy_upstream_connections{colour=blue,state=busy}"] == 2
     assert samples["bgproxy_upstream_connections{colour=blue,state=parked}"] == 3
@@ -135,6 +140,10 @@ def test_gauges_and_counters_of_the_slots(scene):
     assert samples["bgproxy_pipeline_pauses_total{}"] == 7
     assert samples["bgproxy_buffered_bytes{}"] == 8
     assert samples["bgproxy_client_accepts_total{}"] == 10
+    assert samples["bgproxy_held_requests{}"] == 11
+    assert samples["bgproxy_held_bytes{}"] == 12
+    assert samples["bgproxy_requests_held_total{}"] == 13
+    assert samples["bgproxy_request_hold_seconds_total{}"] == 1.5
     assert samples["bgproxy_event_loop_lag_seconds{worker=1}"] == 0.003
 
 
