@@ -41,7 +41,7 @@ async def test_the_hold_is_acknowledged_by_every_worker_before_it_counts_as_one(
     bench.modes()
     await bench.fence()
     killed = bench.emit.of("worker_killed")
-    assert [each["reason"] for each in killed] == ["did not hold its requests within 0.3 s"]
+    assert killed[0]["reason"] == "did not hold its requests within 0.3 s"
     assert live(bench) == Live(1, GREEN)
 
 
