@@ -167,6 +167,7 @@ class Operation:
         return Event.GO_AT_ONCE if self._fence is None else Event.FENCE_WANTED
 
     async def _cut_over(self) -> Event:
+        await self._silence.end_orphans()  # or they would go on with an older epoch beside the new one
         self.tools.announce(self.to, self.order.force)
         self._stored_at = time.perf_counter()
         self.tools.gate.move(self.epoch, self.to)

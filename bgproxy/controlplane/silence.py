@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.worker_process import WorkerProcess
     from bgproxy.controlplane.workers import Workers
 
+# They were asked to leave when their successors were ready; a rollback does not wait for their last request.
+ORPHANS_PATIENCE_S = 0.05
+
 
 class Silence:
     """Of one operation: `replaced` are the workers, `orphans_killed` the pids of earlier ones, that it had to end."""
@@ -29,14 +32,20 @@ class Silence:
         self._silent = silent
         return bool(silent or self._orphans.pids())
 
+    async def end_orphans(self) -> str:
+        """Those that have not left by themselves in a moment are killed. Who is still alive then, as a sentence."""
+        try:
+            self.orphans_killed += await self._orphans.end_now(min(ORPHANS_PATIENCE_S, self._patience_s))
+        except ChildProcessError as error:
+            return str(error)
+        return ""
+
     async def end(self, reason: str) -> list[str]:
         """Kill them, await their deaths. The names of those that are still alive."""
         deaths = await asyncio.gather(*(self._workers.kill_and_replace(w, reason) for w in self._silent))
         fates = list(zip(self._silent, deaths, strict=True))
         self.replaced += [ReplacedWorker(w.number, w.pid, reason) for w, dead in fates if dead]
         alive = [f"worker {w.number} (pid {w.pid})" for w, dead in fates if not dead]
-        try:
-            self.orphans_killed += await self._orphans.end_now(self._patience_s)
-        except ChildProcessError as error:
-            alive.append(f"workers of an earlier supervisor: {error}")
+        if left := await self.end_orphans():
+            alive.append(f"workers of an earlier supervisor: {left}")
         return alive

@@ -265,7 +265,13 @@ class Switcher:
         return self._previous
 
     async def _already_live(self, order: SwitchOrder, now: Live) -> SwitchReport:
-        """Nothing to do, and said so; a repeated order still waits for the drain that it asks for."""
+        """Nothing to do, and said so; a repeated order still waits for the drain that it asks for.
+
+        Not while workers of an earlier supervisor serve, perhaps by another word: this answer acknowledges, too.
+        """
+        orphans = gates.no_orphans(self._checklist.snapshot())
+        if not orphans.passed:
+            raise operation.refused(order.kind, now.colour, [orphans])
         drain_s = None
         old = now.colour.other
         if order.wait == "drained" and not order.dry_run:

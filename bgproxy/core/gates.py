@@ -95,7 +95,7 @@ def evaluate(now: Snapshot, to: Colour, *, rollback: bool = False) -> list[Verdi
     """Every verdict on making `to` live, the failed ones among them."""
     verdicts = list(_health_of(now, to))
     if not rollback:
-        verdicts += [_table_acknowledged(now), *_workers_ready(now), _no_orphans(now)]
+        verdicts += [_table_acknowledged(now), *_workers_ready(now), no_orphans(now)]
     return verdicts
 
 
@@ -183,7 +183,7 @@ def _workers_ready(now: Snapshot) -> Iterator[Verdict]:
         )
 
 
-def _no_orphans(now: Snapshot) -> Verdict:
+def no_orphans(now: Snapshot) -> Verdict:
     pids = ", ".join(map(str, now.orphans))
     return Verdict(
         NO_ORPHANS,

@@ -350,6 +350,16 @@ async def test_workers_of_an_earlier_supervisor_refuse_a_switch_and_are_killed_f
         monkeypatch.setattr(bench.orphans, "_orphans", Orphans.find(bench.directory, emit=bench.emit)._orphans)
         with pytest.raises(SwitchRefused, match=f"still running: pid {old.pid}"):
             await bench.switch(BLUE)
+        with pytest.raises(SwitchRefused, match=f"still running: pid {old.pid}"):
+            await bench.switch(GREEN)  # live already, but perhaps not for everybody
+        move, alive_at_the_cutover = bench.gate.move, []
+
+        def moved(epoch, to):
+            alive_at_the_cutover.append(bench.orphans.pids())
+            move(epoch, to)
+
+        monkeypatch.setattr(bench.gate, "move", moved)
         report = await bench.rollback()
+        assert alive_at_the_cutover == [()]
         assert report.detail == f"workers of an earlier supervisor had to be killed: pid {old.pid}"
         assert old.wait() == -signal.SIGKILL
