@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from bgproxy.config import Config, Flags, Source, load
 from bgproxy.config.schema import keys
 from bgproxy.core.model import BLUE, GREEN, Address
-from bgproxy.core.settings import AccessLogSettings, HoldSettings, Limits, Timeouts, UpstreamSettings
+from bgproxy.core.settings import (
+    AccessLogSettings,
+    HoldSettings,
+    Limits,
+    StreamPolicy,
+    StreamRoute,
+    Timeouts,
+    UpstreamSettings,
+)
 from bgproxy.errors import EXIT_CONFIG, ConfigError
 from tests.support.configs import POOLS, TWO_POOLS, load_text, problems_of
 
@@ -97,6 +105,41 @@ access = "combined"
     assert config.worker_settings().headers.expose is True
     assert config.worker_settings().access_log == AccessLogSettings(format="combined", file="-")
     assert config.worker_settings().trusted_proxies == ("10.0.0.0/8", "::1/128")
+
+
+def test_streams_have_a_policy_and_routes_say_what_they_do_otherwise(tmp_path):
+    text = """
+[switch]
+streams = {policy = "close-after", timeout = "1m", spread = "0s"}
+[[switch.route]]
+path = "/chat/"
+policy = "close-now"
+close_code = 1001
+[[switch.route]]
+path = "/feed"
+retry = "500ms"
+"""
+    streams = load_text(tmp_path, text).worker_settings().streams
+    assert streams.default == StreamPolicy(policy="close-after", timeout=60.0, spread=0.0)
+    assert streams.routes == (
+        StreamRoute("/chat/", StreamPolicy(policy="close-now", timeout=60.0, spread=0.0, close_code=1001)),
+        StreamRoute("/feed", StreamPolicy(policy="close-after", timeout=60.0, spread=0.0, retry=0.5)),
+    )
+    assert load_text(tmp_path, "").worker_settings().streams.default.policy == "keep"
+
+
+def test_a_route_is_refused_where_it_is_not_right(tmp_path):
+    text = """[switch]
+route = [{path = "/a"}, {path = "b"}, {path = "/a?b"}, {policy = "keep"}, {path = "/a"}, {path = "/c", polcy = "keep"}]
+"""
+    problems = problems_of(tmp_path, text)
+    assert [problem.partition("; expected ")[0] for problem in problems if "route" in problem] == [
+        "bgproxy.toml:2:26: [switch] route[1].path: is the text 'b'",
+        "bgproxy.toml:2:40: [switch] route[2].path: is the text '/a?b'",
+        "bgproxy.toml:2:56: [switch] route[3]: path is missing",
+        "bgproxy.toml:2:75: [switch] route[4]: is the same as item 0",
+        "bgproxy.toml:2:104: [switch] route[5].polcy: unknown key; did you mean 'policy'?",
+    ]
 
 
 def test_the_source_says_which_bytes_were_read(tmp_path):
@@ -232,6 +275,9 @@ def test_a_feature_that_is_not_there_is_an_unknown_key(tmp_path, text):
         ("health.headers", '{"a b" = "c"}'),
         ("health.headers", r'{X = "a\r\nY: b"}'),
         ("switch.ack_timeout", '"0s"'),
+        ("switch.streams.policy", '"close"'),
+        ("switch.streams.spread", "10"),
+        ("switch.streams.close_code", "1000"),
         ("switch.initial", "1979-05-27"),
         ("state.dir", '""'),
         ("headers.request_id", '""'),

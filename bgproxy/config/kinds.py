@@ -82,6 +82,18 @@ def whole_number(low: int, high: int) -> Kind:
     return Kind(shape, f"a whole number from {low} to {high}", takes_numbers=True)
 
 
+def number_of(*numbers: int) -> Kind:
+    """One of a few numbers that each mean something of their own."""
+
+    def refine(value: int) -> int:
+        if value not in numbers:
+            raise Wrong(f"is {describe(value)}")
+        return value
+
+    *first, last = map(str, numbers)
+    return Kind(int, f"{', '.join(first)} or {last}" if first else last, refine, takes_numbers=True)
+
+
 def share(high: float) -> Kind:
     return Kind(Annotated[float, msgspec.Meta(ge=0, le=high)], f"a number from 0 to {high:g}", takes_numbers=True)
 

@@ -12,6 +12,7 @@ from bgproxy.config.kinds import (
     choice,
     colour,
     duration,
+    number_of,
     number_of_version,
     number_or,
     share,
@@ -25,9 +26,9 @@ from bgproxy.config.locate import Path
 from bgproxy.config.nodes import ListOf, MapOf, Node, Section, TextOrTable
 from bgproxy.config.tls import SECTION as TLS
 from bgproxy.config.tls import TlsSection
-from bgproxy.config.values import Health, Log, ProbeHeaders, Role, Server, Switch, Token, usable_cores
+from bgproxy.config.values import Health, Log, ProbeHeaders, Role, Route, Server, Switch, Token, usable_cores
 from bgproxy.core.model import Address
-from bgproxy.core.settings import TRUSTED_UNIX, HeaderSettings, Limits, Timeouts, UpstreamSettings
+from bgproxy.core.settings import TRUSTED_UNIX, HeaderSettings, Limits, StreamPolicy, Timeouts, UpstreamSettings
 from bgproxy.shm.health_board import UPSTREAM_ROWS
 
 # --- sections that are resolved further, in the shape of the file ---------------------------------------------------
@@ -119,6 +120,24 @@ def _pool() -> Section:
         },
     )
 
+
+def _stream_policy() -> dict[str, Node]:
+    return {
+        "policy": choice("keep", "close-after", "close-now"),
+        "timeout": duration("0s"),
+        "spread": duration("0s", "1d"),
+        "close_code": number_of(1012, 1001),
+        "retry": duration("0s", "1d"),
+    }
+
+
+_ROUTE = Section(
+    Route,
+    {
+        "path": text('the beginning of a path: "/" and ASCII without spaces, "?" and "#"', r'/[!"$->@-~]{0,2047}'),
+        **_stream_policy(),
+    },
+)
 
 _TOKEN = Section(
     Token,
@@ -232,6 +251,8 @@ ROOT = Section(
                 "hold_max": whole_number(0, 1_000_000),
                 "hold_bytes": size("0", "1TiB"),
                 "hold_timeout": duration(),
+                "streams": Section(StreamPolicy, _stream_policy()),
+                "route": ListOf(_ROUTE, identity=lambda route: route.path),
             },
         ),
         "state": Section(StateSection, {"dir": text('a directory, or "auto"', r"[^\0-\x1f]{1,4096}")}),

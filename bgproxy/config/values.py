@@ -16,6 +16,9 @@ from bgproxy.core.settings import (
     HoldSettings,
     HttpsSettings,
     Limits,
+    StreamPolicy,
+    StreamRoute,
+    StreamSettings,
     Timeouts,
     UpstreamSettings,
     UpstreamTls,
@@ -66,6 +69,21 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     passive_eject: float = UpstreamSettings().passive_eject
 
 
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """What [[switch.route]] says otherwise than [switch.streams]; None where it says nothing."""
+
+    path: str
+    policy: str | None = None
+    timeout: float | None = None
+    spread: float | None = None
+    close_code: int | None = None
+    retry: float | None = None
+
+    def over(self, default: StreamPolicy) -> StreamRoute:
+        said = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not None}
+        return StreamRoute(path=said.pop("path"), policy=msgspec.structs.replace(default, **said))
+
+
 class Switch(msgspec.Struct, frozen=True, kw_only=True):
     initial: Colour = BLUE
     mode: Literal["instant", "fence", "fence-writes"] = "instant"
@@ -77,6 +95,8 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
     hold_max: int = HoldSettings().max
     hold_bytes: int = HoldSettings().bytes
     hold_timeout: float = HoldSettings().timeout
+    streams: StreamPolicy = StreamPolicy()
+    route: tuple[Route, ...] = ()
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,4 +169,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             upstream_tls=self.upstream_tls,
             https=HttpsSettings(hsts=int(self.tls.hsts), redirect_port=redirect_port),
             hold=HoldSettings(max=self.switch.hold_max, bytes=self.switch.hold_bytes, timeout=self.switch.hold_timeout),
+            streams=StreamSettings(
+                default=self.switch.streams,
+                routes=tuple(route.over(self.switch.streams) for route in self.switch.route),
+            ),
         )

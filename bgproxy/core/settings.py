@@ -91,6 +91,34 @@ class HttpsSettings(msgspec.Struct, frozen=True):
     redirect_port: int = 0
 
 
+class StreamPolicy(msgspec.Struct, frozen=True):
+    """What becomes of a stream whose colour is live no more; times in seconds.
+
+    `policy` is keep, close-after (`timeout`) or close-now; the ends are spread over `spread`. `close_code` is what a
+    WebSocket is told, `retry` what an event stream is told at least.
+    """
+
+    policy: str = "keep"
+    timeout: float = 600.0
+    spread: float = 10.0
+    close_code: int = 1012
+    retry: float = 3.0
+
+
+class StreamRoute(msgspec.Struct, frozen=True):
+    """The policy of every path that begins with `path`, byte for byte."""
+
+    path: str
+    policy: StreamPolicy
+
+
+class StreamSettings(msgspec.Struct, frozen=True):
+    """The route with the longest `path` that fits counts, else `default`."""
+
+    default: StreamPolicy = StreamPolicy()
+    routes: tuple[StreamRoute, ...] = ()
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything a worker is told about its work, besides the pool table.
 
@@ -109,3 +137,4 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     upstream_tls: UpstreamTls = UpstreamTls()
     https: HttpsSettings = HttpsSettings()
     hold: HoldSettings = HoldSettings()
+    streams: StreamSettings = StreamSettings()

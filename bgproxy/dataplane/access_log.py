@@ -66,7 +66,7 @@ class AccessLog:
                 end_ns,
                 exchange.held_ns,
                 exchange.word if exchange.word >= 0 else None,
-                exchange.stream,
+                exchange.kind_of_stream,
                 exchange.server.id if exchange.server else "",
                 exchange.attempts,
                 exchange.upstream is not None and exchange.was_reused,

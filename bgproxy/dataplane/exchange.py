@@ -21,6 +21,7 @@ from bgproxy.wire.request import RequestHead
 
 if TYPE_CHECKING:
     from bgproxy.dataplane.downstream import Downstream
+    from bgproxy.dataplane.leaving import Leaving
     from bgproxy.dataplane.plane import DataPlane
     from bgproxy.dataplane.server import Server
     from bgproxy.dataplane.upstream import UpstreamConnection
@@ -78,6 +79,7 @@ class Exchange:
         "server",
         "started",
         "status",
+        "stream",
         "upstream",
         "waiting_until",
         "was_resent",
@@ -87,6 +89,7 @@ class Exchange:
 
     was_reused: bool  # with `upstream`: the connection had carried a request before
     waiting_until: int  # while it waits for a connection
+    stream: Leaving | None  # once it is one; None where it is kept whatever is live
 
     def __init__(self, plane: DataPlane, client: Downstream, request: RequestHead) -> None:
         self._plane = plane
@@ -274,6 +277,7 @@ class Exchange:
             self._framing = IN_CHUNKS if self.request.minor == 1 else UNTIL_THE_END
             if response.is_event_stream:
                 self._become(slot.EVENT_STREAMS)
+                self.stream = plane.farewells.event_stream(self, response)
         added = client.added + plane.expose(self.word) if plane.exposes else client.added
         if self._framing == UNTIL_THE_END or client.closes_after_this():
             client.must_close = True
@@ -309,6 +313,8 @@ class Exchange:
         data = encode.chunk(pieces) if self._framing == IN_CHUNKS else b"".join(pieces)
         self.response_bytes += len(data)
         self.client.relay(data)
+        if self._gauge == slot.EVENT_STREAMS and self.stream is not None:
+            self.stream.relayed(pieces)
 
     def response_complete(self, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """The upstream's response has ended where it said it would."""
@@ -327,7 +333,9 @@ class Exchange:
         self.client.write(encode.switching_protocols(response, offer, self._plane.expose(self.word)))
         self._become(slot.TUNNELS)
         self._plane.cells[slot.TUNNELS_TOTAL + (self.word & 1)] += 1
-        Tunnel(self._plane, self, self.client, self.upstream).open(early)
+        tunnel = Tunnel(self._plane, self, self.client, self.upstream)
+        self.stream = self._plane.farewells.tunnel(self, tunnel)
+        tunnel.open(early)
         return True
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -401,6 +409,20 @@ class Exchange:
         self.client_gone()
         self.client.cut(reset=self._framing == UNTIL_THE_END)
 
+    def dismiss(self, last_words: bytes) -> None:
+        """End this stream for its upstream: with these words and as if it were whole; without any it is cut."""
+        self._drop_upstream()
+        client = self.client
+        if not last_words:
+            self._finish(DRAINED)
+            client.cut(reset=self._framing == UNTIL_THE_END)
+            return
+        self.relay([last_words])
+        if self._framing == IN_CHUNKS:
+            client.write(encode.LAST_CHUNK)
+        self._finish(DRAINED)
+        client.exchange_over(close=client.must_close)
+
     def _drop_upstream(self) -> None:
         connection, self.upstream = self.upstream, None
         if connection is not None:
@@ -422,7 +444,7 @@ class Exchange:
         self._gauge = gauge
 
     @property
-    def stream(self) -> str | None:
+    def kind_of_stream(self) -> str | None:
         """Which kind of long-lived stream it has become."""
         return _STREAMS.get(self._gauge)
 
@@ -446,6 +468,8 @@ class Exchange:
             row = _HISTOGRAM_ROWS[colour][status // 100]
             cells[row + slot.bucket_of(duration)] += 1
             cells[row + slot.HISTOGRAM_SUM] += duration
+        elif self.stream is not None:
+            plane.farewells.ended(self.stream)
         plane.response_bytes[colour] += self.response_bytes
         if self.request_bytes:
             cells[slot.REQUEST_BYTES + colour] += self.request_bytes

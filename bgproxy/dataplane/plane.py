@@ -17,7 +17,9 @@ from bgproxy.core.settings import TRUSTED_UNIX, WorkerSettings
 from bgproxy.dataplane.access_log import AccessLog
 from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.deadlines import Deadlines
+from bgproxy.dataplane.farewell import Farewells
 from bgproxy.dataplane.hold import HeldRequests
+from bgproxy.dataplane.oldest import Oldest
 from bgproxy.dataplane.pool import UpstreamPool
 from bgproxy.dataplane.resolver import Resolver
 from bgproxy.dataplane.room import Room
@@ -69,6 +71,7 @@ class DataPlane:
         "_id_prefix",
         "_ids",
         "_new_id_line",
+        "_oldest",
         "_tasks",
         "_trusted",
         "_trusts_unix",
@@ -85,6 +88,7 @@ class DataPlane:
         "drained",
         "draining",
         "exposes",
+        "farewells",
         "head_bytes",
         "header_ns",
         "held",
@@ -134,6 +138,8 @@ class DataPlane:
         self.buffers = Buffers(loop.call_soon)
         self.holds = False  # `held` is not empty
         self.held = HeldRequests(self)
+        self.farewells = Farewells(self)
+        self._oldest = Oldest(self)
         self.draining = False
         self.drained = asyncio.Event()
         self.http_date = b""
@@ -164,6 +170,7 @@ class DataPlane:
         self.room.configure(settings, table)
         self.buffers.configure(limits.buffered_bytes)
         self.held.configure(settings.hold)
+        self.farewells.configure(settings.streams)
         self._id_line = b"\r\n%b: " % settings.headers.request_id.encode()
         self._new_id_line = self._id_line + self._id_prefix
         self._id_block = b"%b%x" % (self._new_id_line, self._id_blocks)
@@ -250,6 +257,8 @@ class DataPlane:
         cells[slot.BUFFERED_BYTES] = self.buffers.size
         self.held.tick(self.deadlines.now)
         self.room.look_for_descriptors()
+        self.farewells.tick(self.clock())
+        self._oldest.tick()
         self.http_date = formatdate(usegmt=True).encode()
         for pool in self.pools:
             parked = opened = waiting = reuses = 0
@@ -285,6 +294,7 @@ class DataPlane:
         for pool in self.pools:
             for server in pool.servers:
                 server.close_parked()
+        self.farewells.leave_all(self.clock(), timeout_s)
         if self.clients:
             try:
                 async with asyncio.timeout(timeout_s):

@@ -7,7 +7,8 @@ whole one, and is none, is a RST.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from bgproxy.dataplane.flow import Connection, reset, unwritten
 from bgproxy.shm import worker_slot as slot
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from bgproxy.dataplane.plane import DataPlane
     from bgproxy.dataplane.upstream import UpstreamConnection
 
+E = TypeVar("E", bound="TunnelEnd")
+
 # How long nothing may move where one side has ended; with a coarse timer of a second, over within two.
 QUIET_NS: Final = 1_000_000_000
 
@@ -27,16 +30,17 @@ QUIET_NS: Final = 1_000_000_000
 class Tunnel:
     """Owns both connections until both are closed. `deadline` as in deadlines.py: nothing came for too long."""
 
+    _upstream_end: TunnelEnd
+    _ends: tuple[TunnelEnd, TunnelEnd]
+
     def __init__(self, plane: DataPlane, exchange: Exchange, client: Downstream, upstream: UpstreamConnection) -> None:
         self.plane = plane
-        self._exchange = exchange
+        self.exchange = exchange
         self._client = client
         self._upstream = upstream
         # A side that takes nothing gets the time that it gets for an answer, or for the body of a request.
         self._client_end = TunnelEnd(self, client.transport, plane.write_idle_ns)
-        self._upstream_end = TunnelEnd(self, upstream.transport, plane.response_ns)
-        self._ends = (self._client_end, self._upstream_end)
-        self._client_end.other, self._upstream_end.other = self._upstream_end, self._client_end
+        self.replace_upstream_end(TunnelEnd)
         self.termination = "ok"
         self._silence_ns = plane.stream_idle_ns
         self.deadline = plane.deadlines.now + self._silence_ns
@@ -44,6 +48,13 @@ class Tunnel:
         self._taken = 0  # bytes, when last looked at
         self._taken_at = 0
         self._waited_at = 0  # when last something waited to be taken; 0 where nothing did
+
+    def replace_upstream_end(self, make: Callable[[Tunnel, asyncio.Transport, int], E]) -> E:
+        """Read from the upstream with this; only before `open`."""
+        self._upstream_end = end = make(self, self._upstream.transport, self.plane.response_ns)
+        self._ends = (self._client_end, end)
+        self._client_end.other, end.other = end, self._client_end
+        return end
 
     def open(self, early_from_upstream: bytes) -> None:
         """Take both transports over, and pass on what either side sent before."""
@@ -153,7 +164,7 @@ class Tunnel:
         self.plane.deadlines.forget(self)
         self.plane.tunnels.discard(self)
         self._upstream.server.lost(self._upstream)
-        self._exchange.tunnel_closed(
+        self.exchange.tunnel_closed(
             client_bytes=self._client_end.received,
             upstream_bytes=self._upstream_end.received,
             termination=self.termination,

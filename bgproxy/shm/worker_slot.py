@@ -29,6 +29,8 @@ BUFFERED_BYTES = 20
 HELD = 21  # requests that wait for the live word to let them go; not in flight
 WRITES = 22  # + colour; those of IN_FLIGHT whose method is unsafe
 HELD_BYTES = 24  # their heads, and what came of their bodies
+OLDEST = 26  # + colour; CLOCK_MONOTONIC ns at which the oldest one began that still runs on a colour that is not live
+STREAMS_LEAVING = 28  # + colour; streams that their policy will close, or is closing
 GAUGE_CELLS = 64
 
 # --- counters: only go up --------------------------------------------------------------------------------------------
@@ -49,6 +51,10 @@ HELD_NS = COUNTERS + 29  # how long, all together; of those that wait no longer
 
 CLIENT_CLOSES = ("keep_alive", "requests", "make_room")
 CLOSED = COUNTERS + 16  # + index in CLIENT_CLOSES: closed by us between two requests, as HTTP allows
+
+STREAM_KINDS = ("tunnel", "event_stream")
+TUNNEL, EVENT_STREAM = range(2)
+STREAMS_CLOSED = COUNTERS + 20  # + 2 * kind + colour; closed by their policy
 
 REJECTIONS = (
     "bad_request",
@@ -152,6 +158,10 @@ def rejected_cell(reason: str) -> int:
 
 def closed_cell(reason: str) -> int:
     return CLOSED + CLIENT_CLOSES.index(reason)
+
+
+def closed_stream_cell(colour: int, kind: int) -> int:
+    return STREAMS_CLOSED + 2 * kind + colour
 
 
 class WorkerSlot:

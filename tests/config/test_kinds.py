@@ -26,6 +26,14 @@ def test_a_whole_number_keeps_to_its_range():
     assert refusal(kind, "3")[0] == "is the text '3'"
 
 
+def test_a_few_numbers_mean_something_of_their_own():
+    kind = kinds.number_of(1012, 1001)
+    assert (kind.read(1001), kind.expected) == (1001, "1012 or 1001")
+    assert kinds.number_of(7).expected == "7"
+    assert refusal(kind, 1000) == ("is the number 1000", "")
+    assert refusal(kind, "1012")[0] == "is the text '1012'"
+
+
 def test_a_share_is_a_number_and_not_nan():
     kind = kinds.share(0.5)
     assert kind.read(0.5) == 0.5

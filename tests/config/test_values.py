@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 
 from bgproxy.config import Token
-from bgproxy.config.values import ProbeHeaders, usable_cores
+from bgproxy.config.values import ProbeHeaders, Route, usable_cores
+from bgproxy.core.settings import StreamPolicy, StreamRoute
 
 
 def test_secrets_do_not_show():
@@ -14,6 +15,15 @@ def test_secrets_do_not_show():
         assert "s3cret" not in shown
     assert "ci" in repr(token)
     assert "Authorization" in repr(headers)
+
+
+def test_a_route_says_only_what_it_says_otherwise():
+    default = StreamPolicy(policy="close-after", timeout=60.0, spread=5.0, retry=1.0)
+    route = Route(path="/chat/", policy="close-now", spread=0.0)
+    assert route.over(default) == StreamRoute(
+        "/chat/", StreamPolicy(policy="close-now", timeout=60.0, spread=0.0, close_code=1012, retry=1.0)
+    )
+    assert Route(path="/").over(default).policy == default
 
 
 def test_only_cores_that_may_be_used_are_counted():

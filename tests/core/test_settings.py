@@ -8,6 +8,9 @@ from bgproxy.core.settings import (
     HeaderSettings,
     HoldSettings,
     Limits,
+    StreamPolicy,
+    StreamRoute,
+    StreamSettings,
     Timeouts,
     UpstreamSettings,
     UpstreamTls,
@@ -25,6 +28,7 @@ def test_settings_arrive_in_a_worker_as_they_were_sent():
         trusted_proxies=("10.0.0.0/8", "::1/128"),
         hold=HoldSettings(max=3, bytes=4, timeout=0.5),
         upstream_tls=UpstreamTls(ca=b"\0\xff", verify=False),
+        streams=StreamSettings(StreamPolicy(spread=0.5), (StreamRoute("/chat/", StreamPolicy(close_code=1001)),)),
     )
     for codec in (msgspec.json, msgspec.msgpack):
         assert codec.decode(codec.encode(sent), type=WorkerSettings) == sent

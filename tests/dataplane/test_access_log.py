@@ -41,7 +41,7 @@ def exchange(**differs: Any) -> Any:
         "dispatched": 5_400_000_000,
         "held_ns": 300_000_000,
         "word": pack(7, GREEN),
-        "stream": None,
+        "kind_of_stream": None,
         "server": SimpleNamespace(id="g1"),
         "attempts": 2,
         "upstream": object(),

@@ -30,6 +30,7 @@ def regions() -> list[tuple[str, int, int]]:
         "HELD",
         "HELD_BYTES",
     )
+    gauge_pairs += ("OLDEST", "STREAMS_LEAVING")
     return [
         *(
             (name, getattr(slot, name), 1)
@@ -44,6 +45,7 @@ def regions() -> list[tuple[str, int, int]]:
         ),
         *((name, getattr(slot, name), 2) for name in (*gauge_pairs, *pairs)),
         ("CLOSED", slot.CLOSED, len(slot.CLIENT_CLOSES)),
+        ("STREAMS_CLOSED", slot.STREAMS_CLOSED, 2 * len(slot.STREAM_KINDS)),
         ("REJECTED", slot.REJECTED, len(slot.REJECTIONS)),
         *(
             (f"ERRORS {c.label}", slot.error_cell(c, slot.UPSTREAM_ERRORS[0]), len(slot.UPSTREAM_ERRORS))
@@ -65,7 +67,7 @@ def test_no_two_things_share_a_cell_and_all_fit():
 
 def test_gauges_lie_before_counters():
     names = {name: start + count for name, start, count in regions()}
-    assert max(names["HELD_BYTES"], names["WRITES"]) <= slot.GAUGE_CELLS
+    assert max(names["HELD_BYTES"], names["WRITES"], names["STREAMS_LEAVING"]) <= slot.GAUGE_CELLS
     assert min(slot.CONNECTIONS_TOTAL, slot.CONNECTS, slot.REJECTED) >= slot.GAUGE_CELLS
 
 
@@ -87,6 +89,12 @@ def test_cells_of_reasons_and_rows_are_all_different():
     assert len(rows) == 2 * UPSTREAM_ROWS * slot.ROW_CELLS
     assert max(rows) < slot.SLOT_CELLS
     assert not errors & rejected
+
+
+def test_every_kind_of_stream_has_its_counter_for_each_colour():
+    cells = {slot.closed_stream_cell(c, kind) for c in (BLUE, GREEN) for kind in (slot.TUNNEL, slot.EVENT_STREAM)}
+    assert cells == set(range(slot.STREAMS_CLOSED, slot.STREAMS_CLOSED + 4))
+    assert (slot.STREAM_KINDS[slot.TUNNEL], slot.STREAM_KINDS[slot.EVENT_STREAM]) == ("tunnel", "event_stream")
 
 
 def test_an_unknown_reason_has_no_cell():

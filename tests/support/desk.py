@@ -182,11 +182,11 @@ class Desk:
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.loop = DeskLoop()
-        self._segment = Segment.create(1)
-        self._segment.live.store(1, 0)
-        self._segment.health.publish(0, [True])
+        self.segment = Segment.create(1)
+        self.segment.live.store(1, 0)
+        self.segment.health.publish(0, [True])
         table = PoolTable(1, Pool((Upstream("one", 0, Address("192.0.2.8", 80)),)), Pool(()))
-        self.plane = DataPlane(self.loop, self._segment, 0, lambda message: None)  # type: ignore[arg-type]
+        self.plane = DataPlane(self.loop, self.segment, 0, lambda message: None)  # type: ignore[arg-type]
         self.plane.configure(WorkerSettings(limits=limits), table)
         self.server = _DeskServer(self.plane, self.plane.pools[0], table.blue.upstreams[0])
         self.server.desk = self

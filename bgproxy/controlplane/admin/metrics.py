@@ -144,6 +144,15 @@ class Metrics:
                 for colour in COLOURS
             ],
         )
+        yield counter(
+            "streams_closed_total",
+            "Streams closed by their policy after a switch, or because their worker left.",
+            [
+                ({"colour": colour.label, "kind": kind}, summed(self._slots, slot.closed_stream_cell(colour, number)))
+                for number, kind in enumerate(slot.STREAM_KINDS)
+                for colour in COLOURS
+            ],
+        )
         yield counter("request_bytes_total", "Bytes sent to upstreams.", self._cells(slot.REQUEST_BYTES))
         yield counter("response_bytes_total", "Bytes received from upstreams.", self._cells(slot.RESPONSE_BYTES))
         yield gauge(

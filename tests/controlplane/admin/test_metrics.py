@@ -69,7 +69,7 @@ def test_the_promised_families_are_there(scene):
         upstream_connects upstream_reuses upstream_errors upstream_retries upstream_up pool_healthy health_checks
         rejected_requests event_loop_lag_seconds build_info client_accepts client_closes pipeline_pauses
         buffered_bytes tls_handshakes redirects tls_certificate_expiry_seconds tls_reloads held_requests held_bytes
-        requests_held request_hold_seconds"""
+        requests_held request_hold_seconds streams_closed"""
     assert names == {f"bgproxy_{name}" for name in promised.split()}
 
 
@@ -130,10 +130,14 @@ def test_gauges_and_counters_of_the_slots(scene):
     cells[worker_slot.HELD_BYTES] = 12
     cells[worker_slot.HELD_TOTAL] = 13
     cells[worker_slot.HELD_NS] = 1_500_000_000
+    cells[worker_slot.closed_stream_cell(BLUE, worker_slot.EVENT_STREAM)] = 11
+    cells[worker_slot.closed_stream_cell(GREEN, worker_slot.TUNNEL)] = 12
     samples = scene.samples()
     assert samples["bgproxy_upstream_connections{colour=blue,state=busy}"] == 2
     assert samples["bgproxy_upstream_connections{colour=blue,state=parked}"] == 3
     assert samples["bgproxy_streams_active{colour=green,kind=tunnel}"] == 2
+    assert samples["bgproxy_streams_closed_total{colour=blue,kind=event_stream}"] == 11
+    assert samples["bgproxy_streams_closed_total{colour=green,kind=tunnel}"] == 12
     assert samples["bgproxy_upstream_errors_total{colour=green,reason=connect_refused}"] == 9
     assert samples["bgproxy_rejected_requests_total{reason=draining}"] == 4
     assert samples["bgproxy_client_closes_total{reason=make_room}"] == 6
