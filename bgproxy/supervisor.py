@@ -23,6 +23,7 @@ from bgproxy.controlplane.admin.metrics import Metrics
 from bgproxy.controlplane.certificates import Certificates
 from bgproxy.controlplane.checklist import Checklist
 from bgproxy.controlplane.descriptors import make_the_most_of_descriptors
+from bgproxy.controlplane.drain import DrainWatch
 from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.gate import Gate
 from bgproxy.controlplane.listeners import Listeners
@@ -220,14 +221,20 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     sampler = Sampler(segment.slots)
     sampler.start()
     stack.push_async_callback(sampler.stop)
+    drains = DrainWatch(
+        segment,
+        lambda: switcher.state in ("switching", "holding") or bool(orphans.pids()),
+        timeout_s=config.switch.drain_timeout,
+    )
     admin = await start_admin(
-        _control(config, segment, prober, workers, switcher, sampler, events, certificates),
+        _control(config, segment, prober, workers, switcher, sampler, events, certificates, drains),
         listen=config.admin.listen,
         socket_path=config.admin.socket,
         tokens=config.admin.tokens,
         allowed_hosts=config.admin.allowed_hosts,
     )
     stack.push_async_callback(admin.close)
+    stack.callback(drains.close)
 
     stack.callback(_forget_workers, directory, orphans)
     stack.push_async_callback(workers.drain, 0.0)
@@ -282,6 +289,7 @@ def _control(
     sampler: Sampler,
     events: Events,
     certificates: Certificates,
+    drains: DrainWatch,
 ) -> Control:
     facts = Facts(
         instance=socket.gethostname(),
@@ -293,7 +301,9 @@ def _control(
     status = Status(facts, segment, prober, workers, switcher, sampler, tls=certificates.report)
     metrics = Metrics(segment, prober, certificates)
     events.listen(metrics.switches.told)
-    return Control(switcher, status, metrics, defaults=Defaults(mode=config.switch.mode, wait=config.switch.wait))
+    return Control(
+        switcher, status, metrics, drains, defaults=Defaults(mode=config.switch.mode, wait=config.switch.wait)
+    )
 
 
 def _record_workers(

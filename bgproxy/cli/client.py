@@ -84,15 +84,15 @@ class AdminClient:
             headers["Authorization"] = f"Bearer {self._token}"
         if body is not None:
             headers["Content-Type"] = "application/json"
+        consequence = "" if method == "GET" else "; it may or may not have been carried out"
         try:
             connection.sock.settimeout(timeout_s)
             connection.request(method, path, None if body is None else json.dumps(body), headers)
-            if body is not None:
-                self._wait_for_answer(connection.sock, target, timeout_s)
+            if timeout_s > self._silence_s:
+                self._wait_for_answer(connection.sock, target, timeout_s, consequence)
             response = connection.getresponse()
             raw = response.read()
         except TimeoutError:
-            consequence = "" if method == "GET" else "; it may or may not have been carried out"
             raise NoAnswerInTime(
                 f"the admin API at {target} did not answer within {timeout_s:g}s{consequence}",
                 hint="`bgproxy status` tells what is live",
@@ -106,7 +106,7 @@ class AdminClient:
             connection.close()
         return Answer(response.status, _document(raw, target))
 
-    def _wait_for_answer(self, sock: socket.socket, target: str, timeout_s: float) -> None:
+    def _wait_for_answer(self, sock: socket.socket, target: str, timeout_s: float, consequence: str) -> None:
         """An answer may rightly take as long as a drain: not how long it takes is what matters, but whether it can
         still come. TimeoutError where it does not come in time, or the admin API is not alive."""
         deadline = time.monotonic() + timeout_s
@@ -114,18 +114,17 @@ class AdminClient:
             if select.select([sock], [], [], min(left_s, self._silence_s))[0]:
                 return
             if left_s > self._silence_s:
-                self._ask_whether_alive(target)
+                self._ask_whether_alive(target, consequence)
         raise TimeoutError
 
-    def _ask_whether_alive(self, target: str) -> None:
+    def _ask_whether_alive(self, target: str, consequence: str) -> None:
         connection = _connection(target)
         try:
             connection.request("GET", "/livez")
             connection.getresponse().read()
         except (OSError, http.client.HTTPException) as error:
             raise NoAnswerInTime(
-                f"the admin API at {target} does not answer any more ({_reason(error)}); the order may or may not have "
-                "been carried out",
+                f"the admin API at {target} does not answer any more ({_reason(error)}){consequence}",
                 hint="traffic goes on without it; `bgproxy status` tells what is live once it answers, its log why not",
             ) from None
         finally:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import click
 
@@ -101,11 +102,24 @@ def changing_options(command: F) -> F:
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@click.option("--wait", type=click.Choice(["drained"]), help="Wait until the colour that was left is empty.")
+@click.option("--timeout", metavar="DURATION", help="How long to wait. Default: [switch] drain_timeout.")
+@click.option("--streams", is_flag=True, help="Wait for its streams too.")
 @client_options
 @click.pass_context
-def status(context: click.Context, /, watch: bool, **client: Any) -> int:
+def status(
+    context: click.Context, /, watch: bool, wait: str | None, timeout: str | None, streams: bool, **client: Any
+) -> int:
     """Show who is live, how both pools are, and what a switch would say."""
     here = session(context, **client)
+    if wait is not None and watch:
+        raise UsageProblem("--watch never ends and --wait does; use one of them")
+    if wait is None and (timeout is not None or streams):
+        raise UsageProblem("--timeout and --streams are about the wait for the drain; use them with --wait drained")
+    if wait is not None:
+        asked = {"wait": wait, "timeout": timeout, "streams": "1" if streams else None}
+        query = urlencode({key: value for key, value in asked.items() if value is not None})
+        return here.show(here.client.get(f"/status?{query}", timeout_s=DRAIN_TIMEOUT_S), words.status)
     while True:
         answer = here.client.get("/status")
         if watch and sys.stdout.isatty():

@@ -89,6 +89,7 @@ def status(document: Document) -> list[str]:
         "",
     ]
     lines += [f"{name}: {pools[name]['degraded']}" for name in ("blue", "green") if pools[name].get("degraded")]
+    lines += [f"{name}: {left}" for name in ("blue", "green") if (left := _left_behind(pools[name]))]
     return lines + _outlook(document)
 
 
@@ -121,6 +122,21 @@ def _pool_row(name: str, pool: Document) -> tuple[str, ...]:
         seconds(pool["latency_s"]["p50"]),
         seconds(pool["latency_s"]["p99"]),
     )
+
+
+def _left_behind(pool: Document) -> str:
+    """What still runs on a colour that was left; "" where nothing does."""
+    remaining = pool.get("remaining") or {"requests": 0, "streams": 0}
+    said = [_many(remaining[what], what) for what in ("requests", "streams") if remaining[what]]
+    if not said:
+        return ""
+    age = "" if remaining["oldest_s"] is None else f", the oldest for {seconds(remaining['oldest_s'])}"
+    leaving = f"; {_many(pool['leaving'], 'streams')} will be closed" if pool.get("leaving") else ""
+    return f"left by the last switch: {' and '.join(said)}{age}{leaving}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what if count != 1 else what.removesuffix('s')}"
 
 
 def _upstream_row(colour: str, upstream: Document) -> tuple[str, ...]:

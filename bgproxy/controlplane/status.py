@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from bgproxy import __version__
+from bgproxy.controlplane import drain
 from bgproxy.controlplane.sampler import Sampler, gauge
 from bgproxy.core.model import COLOURS, Colour, PoolTable, Upstream
 from bgproxy.shm import worker_slot
@@ -169,6 +170,8 @@ class Status:
             "in_flight": in_flight,
             "streams": streams,
             "draining": colour != live and in_flight + streams > 0,
+            "remaining": None if colour == live else self._remaining(colour),
+            "leaving": gauge(slots, worker_slot.STREAMS_LEAVING + colour),
             "rps": rates.rps,
             "error_share": rates.error_share,
             "latency_s": {"p50": rates.p50, "p90": rates.p90, "p99": rates.p99},
@@ -177,6 +180,14 @@ class Status:
                 self._upstream(colour, upstream, view) for upstream, view in zip(pool.upstreams, views, strict=True)
             ],
         } | self._checked(colour, also_stale=self._sampler.stale)
+
+    def _remaining(self, colour: Colour) -> dict[str, Any]:
+        """What a switch has left behind, and for how long the oldest of it has been running."""
+        slots = self._segment.slots
+        left = drain.remaining(slots, colour)
+        began_ns = drain.oldest_ns(slots, colour)
+        age_s = round(self._clock() - began_ns / 1e9, 3) if began_ns and left.requests + left.streams else None
+        return {"requests": left.requests, "streams": left.streams, "oldest_s": age_s}
 
     def _upstream(self, colour: Colour, upstream: Upstream, view: UpstreamHealth) -> dict[str, Any]:
         slots = self._segment.slots

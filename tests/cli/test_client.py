@@ -156,6 +156,27 @@ async def test_an_order_is_waited_for_as_long_as_the_admin_api_is_alive():
     assert asked.is_set()
 
 
+async def test_so_is_a_status_that_waits_for_a_drain(monkeypatch):
+    monkeypatch.setattr("bgproxy.cli.client.CONNECT_TIMEOUT_S", 0.1)
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/livez":
+            asked.set()
+        else:
+            await asked.wait()
+        return web.json_response({})
+
+    asked = asyncio.Event()
+    async with http_app(answer) as address:
+        client = AdminClient([str(address)], silence_s=0.05)
+        assert (await asyncio.to_thread(client.get, "/status?wait=drained", timeout_s=60.0)).ok
+    assert asked.is_set()
+    async with raw_server(None) as address:
+        client = AdminClient([str(address)], silence_s=0.05)
+        with pytest.raises(NoAnswerInTime, match=r"does not answer any more \(no answer within [\d.]+s\)$"):
+            await asyncio.to_thread(client.get, "/status?wait=drained", timeout_s=60.0)
+
+
 async def test_an_admin_api_that_has_frozen_is_given_up_long_before_the_bound(monkeypatch):
     monkeypatch.setattr("bgproxy.cli.client.CONNECT_TIMEOUT_S", 0.1)
     async with raw_server(None) as address:

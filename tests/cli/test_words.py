@@ -93,6 +93,19 @@ def test_status_is_a_page_of_tables():
     )
 
 
+def test_what_a_switch_has_left_behind_is_said():
+    left = {"requests": 2, "streams": 1, "oldest_s": 300.0}
+    assert "\ngreen: left by the last switch: 2 requests and 1 stream, the oldest for 5 min\n" in page(
+        pools__green__remaining=left, pools__green__leaving=0
+    )
+    left = {"requests": 0, "streams": 3, "oldest_s": None}
+    assert "\ngreen: left by the last switch: 3 streams; 1 stream will be closed\n" in page(
+        pools__green__remaining=left, pools__green__leaving=1
+    )
+    nothing = {"requests": 0, "streams": 0, "oldest_s": None}
+    assert "left" not in page(pools__green__remaining=nothing, pools__blue__remaining=None)
+
+
 def test_what_is_wrong_stands_out():
     at = "pools__blue__upstreams__0__"
     assert "connection refused, 400 ms ago" in page(

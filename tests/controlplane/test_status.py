@@ -90,7 +90,10 @@ def test_it_has_the_promised_keys(scene):
     promised = "schema version instance started_at uptime_s epoch live idle state can_switch rollback last_switch"
     assert set(document) == {*promised.split(), "at", "pools", "workers", "tls", "config"}
     pool = "role release healthy total min_healthy in_flight streams draining rps error_share latency_s upstreams"
-    assert set(document["pools"]["blue"]) == {*pool.split(), "degraded", "age_s", "stale", "traffic_age_s"}
+    assert set(document["pools"]["blue"]) == {
+        *pool.split(),
+        *("degraded", "age_s", "stale", "traffic_age_s", "remaining", "leaving"),
+    }
     (upstream,) = document["pools"]["blue"]["upstreams"]
     assert set(upstream) == {
         *("id", "address", "up", "since_s", "weight", "in_flight", "parked", "check", "release", "ejected_until")
@@ -142,6 +145,20 @@ def test_pools_show_health_load_and_the_last_check(scene):
 def test_an_idle_pool_with_old_requests_is_draining(scene):
     scene.segment.slots[1].cells[worker_slot.TUNNELS + GREEN] = 1
     assert scene.status.document()["pools"]["green"]["draining"] is True
+
+
+def test_what_a_switch_has_left_behind_is_told_with_the_age_of_the_oldest(scene):
+    green = scene.status.document()["pools"]["green"]
+    assert (green["remaining"], green["leaving"]) == ({"requests": 0, "streams": 0, "oldest_s": None}, 0)
+    for number, slot in enumerate(scene.segment.slots, start=1):
+        slot.cells[worker_slot.IN_FLIGHT + GREEN] = number
+        slot.cells[worker_slot.EVENT_STREAMS + GREEN] = 10 * number
+        slot.cells[worker_slot.STREAMS_LEAVING + GREEN] = number
+        slot.cells[worker_slot.OLDEST + GREEN] = int(40e9) + number
+    pools = scene.status.document()["pools"]
+    assert pools["green"]["remaining"] == {"requests": 3, "streams": 30, "oldest_s": 10.0}
+    assert pools["green"]["leaving"] == 3
+    assert pools["blue"]["remaining"] is None, "it is live"
 
 
 def test_traffic_figures_come_from_the_sampler(scene):

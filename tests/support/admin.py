@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -46,6 +47,9 @@ class FakeControl:
         self.document: dict[str, Any] = {"epoch": 3, "live": "blue", "uptime_s": 1.0}
         self.fault: Exception | None = None
         self.reasons: list[str] = []
+        self.waits: list[tuple[float | None, bool]] = []
+        self.waited_for, self.drained, self.abandoned = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.drain_error: Exception | None = None
 
     async def execute(self, order: SwitchOrder) -> SwitchReport:
         self.orders.append(order)
@@ -69,6 +73,17 @@ class FakeControl:
         if self.fault:
             raise self.fault
         return self.document
+
+    async def until_drained(self, timeout_s: float | None, *, streams: bool) -> None:
+        self.waits.append((timeout_s, streams))
+        self.waited_for.set()
+        try:
+            await self.drained.wait()
+        except asyncio.CancelledError:
+            self.abandoned.set()
+            raise
+        if self.drain_error is not None:
+            raise self.drain_error
 
     def metrics(self) -> str:
         return "bgproxy_epoch 3\n"

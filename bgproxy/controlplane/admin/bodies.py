@@ -101,6 +101,32 @@ def colour_of_query(request: web.Request) -> Colour:
     return _colour(texts[0])
 
 
+class DrainWanted(msgspec.Struct, frozen=True):
+    """What `GET /status?wait=drained` asks for; `timeout_s` None is the configured bound."""
+
+    timeout_s: float | None
+    streams: bool
+
+
+def drain_of_query(request: web.Request) -> DrainWanted | None:
+    """None where nothing is to be waited for. A misspelt wait must not look like one that is over."""
+    known = ("wait", "timeout", "streams")
+    for key in request.query:
+        if key not in known or len(request.query.getall(key)) > 1:
+            raise BadRequest(
+                f"the query parameter {key!r} is {'given twice' if key in known else 'unknown'}",
+                hint="as in /status?wait=drained&timeout=30s&streams=1",
+            )
+    wait, timeout, streams = map(request.query.get, known)
+    if wait not in (None, "drained"):
+        raise BadRequest(f"'wait': {wait!r} is nothing that can be waited for; expected 'drained'")
+    if streams not in (None, "0", "1"):
+        raise BadRequest(f"'streams': expected 1, to wait for streams too, or 0, not {streams!r}")
+    if wait is None and (timeout is not None or streams is not None):
+        raise BadRequest("'timeout' and 'streams' are about a wait; expected wait=drained with them")
+    return None if wait is None else DrainWanted(_seconds_or_none(timeout, "timeout"), streams == "1")
+
+
 def _colour(text: str) -> Colour:
     try:
         return Colour.named(text)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bgproxy.controlplane.admin.metrics import Metrics
+    from bgproxy.controlplane.drain import DrainWatch
     from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
     from bgproxy.controlplane.status import Status
     from bgproxy.core.gates import Verdict
@@ -27,8 +28,10 @@ class Switcher(Protocol):
 class Control:
     """Adds counting to the switcher and otherwise only passes on. `defaults` are of [switch]."""
 
-    def __init__(self, switcher: Switcher, status: Status, metrics: Metrics, *, defaults: Defaults) -> None:
-        self._switcher, self._status, self._metrics = switcher, status, metrics
+    def __init__(
+        self, switcher: Switcher, status: Status, metrics: Metrics, drains: DrainWatch, *, defaults: Defaults
+    ) -> None:
+        self._switcher, self._status, self._metrics, self._drains = switcher, status, metrics, drains
         self.defaults = defaults
 
     async def execute(self, order: SwitchOrder) -> SwitchReport:
@@ -48,6 +51,9 @@ class Control:
 
     def status(self) -> dict[str, Any]:
         return self._status.document()
+
+    async def until_drained(self, timeout_s: float | None, *, streams: bool) -> None:
+        await self._drains.until_drained(timeout_s, streams=streams)
 
     def metrics(self) -> str:
         return self._metrics.render()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -13,23 +14,25 @@ from bgproxy import __version__
 from bgproxy.controlplane.admin.auth import CALLER
 from bgproxy.controlplane.admin.bodies import (
     colour_of_query,
+    drain_of_query,
     gate_order,
     maintenance_order,
     rollback_order,
     switch_order,
 )
 from bgproxy.controlplane.admin.etag import Revisions
-from bgproxy.controlplane.admin.problems import answer_problem, document_of, problem
+from bgproxy.controlplane.admin.problems import HttpError, answer_problem, document_of, problem
 from bgproxy.controlplane.idempotency import Answer, Answers, digest_of
 from bgproxy.errors import ControlError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
     from bgproxy.core.gates import Verdict
     from bgproxy.core.model import Colour
 
+LISTENING_S = 1.0  # how often a client that waits is looked after
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -43,6 +46,7 @@ class ControlPlane(Protocol):
     async def change_gate(self, order: GateOrder) -> GateReport: ...
     def preflight(self, to: Colour) -> Sequence[Verdict]: ...
     def status(self) -> dict[str, Any]: ...
+    async def until_drained(self, timeout_s: float | None, *, streams: bool) -> None: ...
     def metrics(self) -> str: ...
     def not_ready(self) -> list[str]:
         """Why no traffic should be sent here; empty when it should."""
@@ -69,6 +73,10 @@ REVISIONS = web.AppKey("revisions", Revisions)
 
 
 async def get_status(request: web.Request) -> web.Response:
+    wanted = drain_of_query(request)
+    if wanted is not None:
+        waiting = request.app[CONTROL].until_drained(wanted.timeout_s, streams=wanted.streams)
+        await _while_somebody_listens(request, waiting)
     async with request.app[READING]:
         return _status(request)
 
@@ -177,6 +185,19 @@ ROUTES = (
     web.get("/readyz", get_readyz),
     web.get("/version", get_version),
 )
+
+
+async def _while_somebody_listens(request: web.Request, work: Coroutine[Any, Any, None]) -> None:
+    """A wait may be long, and its client leave: nobody is waited for in vain."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=LISTENING_S)
+            if request.transport is None:
+                raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "nobody listens any more")
+        task.result()
+    finally:
+        task.cancel()
 
 
 def _json(document: Any) -> web.Response:

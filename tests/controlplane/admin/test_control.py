@@ -8,9 +8,11 @@ import pytest
 
 from bgproxy.controlplane.admin.control import Control
 from bgproxy.controlplane.admin.metrics import Metrics
+from bgproxy.controlplane.drain import DrainWatch
 from bgproxy.controlplane.orders import Defaults, SwitchOrder, SwitchReport
 from bgproxy.core.model import GREEN
-from bgproxy.errors import StaleEpoch
+from bgproxy.errors import DrainTimedOut, StaleEpoch
+from bgproxy.shm import worker_slot
 from bgproxy.shm.segment import Segment
 from tests.support.admin import switch_report
 
@@ -40,7 +42,8 @@ class FakeStatus:
 async def test_it_counts_answers_and_failures_and_passes_the_rest_on():
     segment = Segment.create(workers=1)
     switcher, metrics = FakeSwitcher(), Metrics(segment, None)
-    control = Control(switcher, FakeStatus(), metrics, defaults=Defaults(wait="drained"))
+    drains = DrainWatch(segment, lambda: False, timeout_s=0.0)
+    control = Control(switcher, FakeStatus(), metrics, drains, defaults=Defaults(wait="drained"))
     assert await control.execute(ORDER) is switcher.answer
     switcher.answer = StaleEpoch("the epoch is 8")
     with pytest.raises(StaleEpoch):
@@ -48,4 +51,9 @@ async def test_it_counts_answers_and_failures_and_passes_the_rest_on():
     assert metrics.switches.results == {("green", "switch", "ok"): 1, ("green", "switch", "stale_epoch"): 1}
     assert control.preflight(GREEN) == [(GREEN, "switch")]
     assert (control.status(), control.not_ready(), control.defaults.wait) == ({"epoch": 1}, ["why"], "drained")
+    await control.until_drained(None, streams=True)
+    segment.slots[0].cells[worker_slot.TUNNELS + GREEN] = 1
+    await control.until_drained(None, streams=False)
+    with pytest.raises(DrainTimedOut):
+        await control.until_drained(None, streams=True)
     segment.close()

@@ -8,6 +8,7 @@ import pytest
 
 from bgproxy import __version__
 from bgproxy.controlplane.admin.handlers import Reading
+from bgproxy.controlplane.admin import handlers
 from bgproxy.controlplane.orders import Defaults, GateOrder, ReplacedWorker, SwitchOrder
 from bgproxy.core.gates import Verdict
 from bgproxy.core.model import GREEN
@@ -280,3 +281,47 @@ async def test_version(api):
 async def test_head_tells_the_same_without_a_body(api):
     reply = await api.ask("HEAD", "/status")
     assert (reply.status, reply.body) == (200, b"")
+
+
+# --- GET /status?wait=drained -----------------------------------------------------------------------------------------
+
+
+async def test_the_status_may_wait_for_the_drain_and_is_that_of_its_end(api, control):
+    asked = asyncio.ensure_future(api.ask("GET", "/status?wait=drained&timeout=90s&streams=1"))
+    await control.waited_for.wait()
+    control.document = {"epoch": 4, "live": "green", "uptime_s": 2.0}
+    control.drained.set()
+    answer = await asked
+    assert (answer.status, answer.document["epoch"]) == (200, 4)
+    await api.ask("GET", "/status?wait=drained")
+    await api.ask("GET", "/status?wait=drained&streams=0")
+    assert control.waits == [(90.0, True), (None, False), (None, False)]
+
+
+async def test_a_wait_that_was_in_vain_is_a_problem(api, control):
+    control.drained.set()
+    control.drain_error = DrainTimedOut("3 requests still run", extra={"remaining": {"requests": 3, "streams": 0}})
+    answer = await api.ask("GET", "/status?wait=drained&timeout=0s")
+    assert (answer.status, answer.document["code"]) == (504, "drain_timed_out")
+    assert answer.document["remaining"]["requests"] == 3
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("wiat=drained", "wait=acked", "wait=", "wait=drained&wait=drained", "timeout=5s", "streams=1"),
+        *("wait=drained&timeout=5", "wait=drained&timeout=-1s", "wait=drained&streams=yes"),
+    ],
+)
+async def test_a_wait_that_is_not_understood_must_not_look_like_one_that_is_over(api, control, query):
+    answer = await api.ask("GET", f"/status?{query}")
+    assert (answer.status, answer.document["code"]) == (400, "bad_request")
+    assert control.waits == []
+
+
+async def test_nobody_is_waited_for_in_vain(api, control, monkeypatch):
+    monkeypatch.setattr(handlers, "LISTENING_S", 0.01)
+    asked = asyncio.ensure_future(api.ask("GET", "/status?wait=drained"))
+    await control.waited_for.wait()
+    asked.cancel()
+    await asyncio.wait_for(control.abandoned.wait(), 10)
