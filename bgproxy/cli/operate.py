@@ -105,20 +105,22 @@ def changing_options(command: F) -> F:
 @click.option("--wait", type=click.Choice(["drained"]), help="Wait until the colour that was left is empty.")
 @click.option("--timeout", metavar="DURATION", help="How long to wait. Default: [switch] drain_timeout.")
 @click.option("--streams", is_flag=True, help="Wait for its streams too.")
+@click.option("--if-epoch", type=click.IntRange(min=0), metavar="N", help="Wait only for the drain of this epoch.")
 @client_options
 @click.pass_context
-def status(
-    context: click.Context, /, watch: bool, wait: str | None, timeout: str | None, streams: bool, **client: Any
-) -> int:
+def status(context: click.Context, /, watch: bool, **options: Any) -> int:
     """Show who is live, how both pools are, and what a switch would say."""
-    here = session(context, **client)
-    if wait is not None and watch:
+    here = session(context, **{key: options.pop(key) for key in ("admin", "token_file", "output")})
+    given = {
+        key: value for key, value in options.items() if value is not None and value is not False
+    }  # an epoch may be 0
+    asked = {key: 1 if value is True else value for key, value in given.items()}
+    if watch and asked:
         raise UsageProblem("--watch never ends and --wait does; use one of them")
-    if wait is None and (timeout is not None or streams):
-        raise UsageProblem("--timeout and --streams are about the wait for the drain; use them with --wait drained")
-    if wait is not None:
-        asked = {"wait": wait, "timeout": timeout, "streams": "1" if streams else None}
-        query = urlencode({key: value for key, value in asked.items() if value is not None})
+    if asked and "wait" not in asked:
+        raise UsageProblem("--timeout, --streams and --if-epoch are about a wait; use them with --wait drained")
+    if asked:
+        query = urlencode(asked)
         return here.show(here.client.get(f"/status?{query}", timeout_s=DRAIN_TIMEOUT_S), words.status)
     while True:
         answer = here.client.get("/status")

@@ -105,16 +105,18 @@ class DrainWatch:
         self._waiters: dict[asyncio.Future[None], _Waiter] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def until_drained(self, timeout_s: float | None = None, *, streams: bool = False) -> None:
+    async def until_drained(
+        self, timeout_s: float | None = None, *, streams: bool = False, if_epoch: int | None = None
+    ) -> None:
         """Back when nothing is in flight on the idle colour, with `streams` when none of them is left either.
 
-        DrainTimedOut; StaleEpoch where another switch came, so that another colour is idle now.
+        DrainTimedOut; StaleEpoch where the epoch is not `if_epoch`, or another switch came: another colour is idle now.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         now = loop.time()
         bound_s = self._timeout_s if timeout_s is None else timeout_s
-        self._waiters[future] = _Waiter(now, now + bound_s, streams)
+        self._waiters[future] = _Waiter(now, now + bound_s, streams, if_epoch)
         self._look()
         if not future.done() and (self._task is None or self._task.done()):
             self._task = loop.create_task(self._watch(), name="drain-watch")
@@ -174,8 +176,8 @@ class DrainWatch:
 
 def _overtaken(live: Live, epoch: int) -> StaleEpoch:
     return StaleEpoch(
-        f"epoch {live.epoch} ({live.colour.label}) came while epoch {epoch} was waited for: "
-        f"{live.colour.other.label} is idle now",
+        f"the drain of epoch {epoch} was waited for, but the epoch is {live.epoch} now: "
+        f"{live.colour.label} is live, and {live.colour.other.label} is idle",
         hint="look at bgproxy status for who made the later switch",
         extra={"epoch": live.epoch, "live": live.colour.label},
     )

@@ -146,11 +146,11 @@ async def test_status_is_a_page(run, at, control):
 async def test_status_can_wait_until_the_old_colour_is_empty(run, at, control):
     control.document = STATUS
     control.drained.set()
-    done = await run("status", "--wait", "drained", "--timeout", "90s", "--streams", *at)
+    done = await run("status", "--wait", "drained", "--timeout", "90s", "--streams", "--if-epoch", "0", *at)
     assert (done.exit_code, done.err) == (EXIT_OK, "")
     assert "blue is live" in done.out
     await run("status", "--wait", "drained", *at)
-    assert control.waits == [(90.0, True), (None, False)]
+    assert control.waits == [(90.0, True, 0), (None, False, None)]
 
 
 async def test_a_wait_that_was_in_vain_has_the_exit_code_of_its_reason(run, at, control):
@@ -163,7 +163,7 @@ async def test_a_wait_that_was_in_vain_has_the_exit_code_of_its_reason(run, at, 
     assert (await run("status", "--wait", "drained", *at)).exit_code == EXIT_CONFLICT
 
 
-@pytest.mark.parametrize("options", ["--timeout 5s", "--streams", "--watch --wait drained"])
+@pytest.mark.parametrize("options", ["--timeout 5s", "--streams", "--if-epoch 7", "--watch --wait drained"])
 async def test_options_of_the_wait_belong_to_a_wait_that_ends(run, at, control, options):
     assert (await run("status", *options.split(), *at)).exit_code == EXIT_USAGE
     assert control.waits == []

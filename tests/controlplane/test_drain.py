@@ -184,9 +184,16 @@ async def test_a_rollback_is_told_and_never_called_a_drain(scene):
     await scene.looked()
     scene.runs(worker_slot.IN_FLIGHT, 0)
     scene.switch(BLUE)
-    with pytest.raises(StaleEpoch, match=r"epoch 2 \(blue\) came .* green is idle now") as caught:
+    with pytest.raises(StaleEpoch, match="the epoch is 2 now: blue is live, and green is idle") as caught:
         await waiting
     assert caught.value.extra == {"epoch": 2, "live": "blue"}
+
+
+async def test_who_asks_for_the_drain_of_another_epoch_is_told_at_once(scene):
+    await scene.watch.until_drained(if_epoch=1)
+    for other in (0, 2):
+        with pytest.raises(StaleEpoch, match="the epoch is 1 now"):
+            await scene.watch.until_drained(if_epoch=other)
 
 
 async def test_in_a_switch_its_end_is_waited_for_and_then_its_drain(scene):

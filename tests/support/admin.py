@@ -47,7 +47,7 @@ class FakeControl:
         self.document: dict[str, Any] = {"epoch": 3, "live": "blue", "uptime_s": 1.0}
         self.fault: Exception | None = None
         self.reasons: list[str] = []
-        self.waits: list[tuple[float | None, bool]] = []
+        self.waits: list[tuple[float | None, bool, int | None]] = []
         self.waited_for, self.drained, self.abandoned = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.drain_error: Exception | None = None
 
@@ -74,8 +74,8 @@ class FakeControl:
             raise self.fault
         return self.document
 
-    async def until_drained(self, timeout_s: float | None, *, streams: bool) -> None:
-        self.waits.append((timeout_s, streams))
+    async def until_drained(self, timeout_s: float | None, *, streams: bool, if_epoch: int | None) -> None:
+        self.waits.append((timeout_s, streams, if_epoch))
         self.waited_for.set()
         try:
             await self.drained.wait()

@@ -106,25 +106,30 @@ class DrainWanted(msgspec.Struct, frozen=True):
 
     timeout_s: float | None
     streams: bool
+    if_epoch: int | None
 
 
 def drain_of_query(request: web.Request) -> DrainWanted | None:
     """None where nothing is to be waited for. A misspelt wait must not look like one that is over."""
-    known = ("wait", "timeout", "streams")
+    known = ("wait", "timeout", "streams", "if_epoch")
     for key in request.query:
         if key not in known or len(request.query.getall(key)) > 1:
             raise BadRequest(
                 f"the query parameter {key!r} is {'given twice' if key in known else 'unknown'}",
-                hint="as in /status?wait=drained&timeout=30s&streams=1",
+                hint="as in /status?wait=drained&timeout=30s&streams=1&if_epoch=7",
             )
-    wait, timeout, streams = map(request.query.get, known)
+    wait, timeout, streams, epoch = map(request.query.get, known)
+    if wait is None and request.query:
+        raise BadRequest("'timeout', 'streams' and 'if_epoch' are about a wait; expected wait=drained with them")
     if wait not in (None, "drained"):
         raise BadRequest(f"'wait': {wait!r} is nothing that can be waited for; expected 'drained'")
     if streams not in (None, "0", "1"):
         raise BadRequest(f"'streams': expected 1, to wait for streams too, or 0, not {streams!r}")
-    if wait is None and (timeout is not None or streams is not None):
-        raise BadRequest("'timeout' and 'streams' are about a wait; expected wait=drained with them")
-    return None if wait is None else DrainWanted(_seconds_or_none(timeout, "timeout"), streams == "1")
+    if epoch is not None and not re.fullmatch("[0-9]{1,19}", epoch):
+        raise BadRequest(f"'if_epoch': expected a number, not {epoch!r}")
+    if wait is None:
+        return None
+    return DrainWanted(_seconds_or_none(timeout, "timeout"), streams == "1", None if epoch is None else int(epoch))
 
 
 def _colour(text: str) -> Colour:

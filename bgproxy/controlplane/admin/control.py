@@ -52,8 +52,8 @@ class Control:
     def status(self) -> dict[str, Any]:
         return self._status.document()
 
-    async def until_drained(self, timeout_s: float | None, *, streams: bool) -> None:
-        await self._drains.until_drained(timeout_s, streams=streams)
+    async def until_drained(self, timeout_s: float | None, *, streams: bool, if_epoch: int | None) -> None:
+        await self._drains.until_drained(timeout_s, streams=streams, if_epoch=if_epoch)
 
     def metrics(self) -> str:
         return self._metrics.render()

@@ -51,9 +51,9 @@ async def test_it_counts_answers_and_failures_and_passes_the_rest_on():
     assert metrics.switches.results == {("green", "switch", "ok"): 1, ("green", "switch", "stale_epoch"): 1}
     assert control.preflight(GREEN) == [(GREEN, "switch")]
     assert (control.status(), control.not_ready(), control.defaults.wait) == ({"epoch": 1}, ["why"], "drained")
-    await control.until_drained(None, streams=True)
+    await control.until_drained(None, streams=True, if_epoch=None)
     segment.slots[0].cells[worker_slot.TUNNELS + GREEN] = 1
-    await control.until_drained(None, streams=False)
+    await control.until_drained(None, streams=False, if_epoch=0)
     with pytest.raises(DrainTimedOut):
-        await control.until_drained(None, streams=True)
+        await control.until_drained(None, streams=True, if_epoch=None)
     segment.close()

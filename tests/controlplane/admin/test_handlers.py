@@ -287,7 +287,7 @@ async def test_head_tells_the_same_without_a_body(api):
 
 
 async def test_the_status_may_wait_for_the_drain_and_is_that_of_its_end(api, control):
-    asked = asyncio.ensure_future(api.ask("GET", "/status?wait=drained&timeout=90s&streams=1"))
+    asked = asyncio.ensure_future(api.ask("GET", "/status?wait=drained&timeout=90s&streams=1&if_epoch=3"))
     await control.waited_for.wait()
     control.document = {"epoch": 4, "live": "green", "uptime_s": 2.0}
     control.drained.set()
@@ -295,7 +295,7 @@ async def test_the_status_may_wait_for_the_drain_and_is_that_of_its_end(api, con
     assert (answer.status, answer.document["epoch"]) == (200, 4)
     await api.ask("GET", "/status?wait=drained")
     await api.ask("GET", "/status?wait=drained&streams=0")
-    assert control.waits == [(90.0, True), (None, False), (None, False)]
+    assert control.waits == [(90.0, True, 3), (None, False, None), (None, False, None)]
 
 
 async def test_a_wait_that_was_in_vain_is_a_problem(api, control):
@@ -309,8 +309,8 @@ async def test_a_wait_that_was_in_vain_is_a_problem(api, control):
 @pytest.mark.parametrize(
     "query",
     [
-        *("wiat=drained", "wait=acked", "wait=", "wait=drained&wait=drained", "timeout=5s", "streams=1"),
-        *("wait=drained&timeout=5", "wait=drained&timeout=-1s", "wait=drained&streams=yes"),
+        *("wiat=drained", "wait=acked", "wait=", "wait=drained&wait=drained", "timeout=5s", "streams=1", "if_epoch=1"),
+        *("wait=drained&timeout=5", "wait=drained&timeout=-1s", "wait=drained&streams=yes", "wait=drained&if_epoch=-1"),
     ],
 )
 async def test_a_wait_that_is_not_understood_must_not_look_like_one_that_is_over(api, control, query):
