@@ -111,9 +111,7 @@ def changing_options(command: F) -> F:
 def status(context: click.Context, /, watch: bool, **options: Any) -> int:
     """Show who is live, how both pools are, and what a switch would say."""
     here = session(context, **{key: options.pop(key) for key in ("admin", "token_file", "output")})
-    given = {
-        key: value for key, value in options.items() if value is not None and value is not False
-    }  # an epoch may be 0
+    given = {key: value for key, value in options.items() if value is not None and value is not False}
     asked = {key: 1 if value is True else value for key, value in given.items()}
     if watch and asked:
         raise UsageProblem("--watch never ends and --wait does; use one of them")

@@ -72,6 +72,7 @@ class Exchange:
         "held_ns",
         "is_over",
         "is_write",
+        "leaving",
         "request",
         "request_bytes",
         "request_id_line",
@@ -79,7 +80,6 @@ class Exchange:
         "server",
         "started",
         "status",
-        "stream",
         "upstream",
         "waiting_until",
         "was_resent",
@@ -89,7 +89,7 @@ class Exchange:
 
     was_reused: bool  # with `upstream`: the connection had carried a request before
     waiting_until: int  # while it waits for a connection
-    stream: Leaving | None  # once it is one; None where it is kept whatever is live
+    leaving: Leaving | None  # once it is one; None where it is kept whatever is live
 
     def __init__(self, plane: DataPlane, client: Downstream, request: RequestHead) -> None:
         self._plane = plane
@@ -277,7 +277,7 @@ class Exchange:
             self._framing = IN_CHUNKS if self.request.minor == 1 else UNTIL_THE_END
             if response.is_event_stream:
                 self._become(slot.EVENT_STREAMS)
-                self.stream = plane.farewells.event_stream(self, response)
+                self.leaving = plane.farewells.event_stream(self, response)
         added = client.added + plane.expose(self.word) if plane.exposes else client.added
         if self._framing == UNTIL_THE_END or client.closes_after_this():
             client.must_close = True
@@ -313,8 +313,8 @@ class Exchange:
         data = encode.chunk(pieces) if self._framing == IN_CHUNKS else b"".join(pieces)
         self.response_bytes += len(data)
         self.client.relay(data)
-        if self._gauge == slot.EVENT_STREAMS and self.stream is not None:
-            self.stream.relayed(pieces)
+        if self._gauge == slot.EVENT_STREAMS and self.leaving is not None:
+            self.leaving.relayed(pieces)
 
     def response_complete(self, trailers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """The upstream's response has ended where it said it would."""
@@ -334,7 +334,7 @@ class Exchange:
         self._become(slot.TUNNELS)
         self._plane.cells[slot.TUNNELS_TOTAL + (self.word & 1)] += 1
         tunnel = Tunnel(self._plane, self, self.client, self.upstream)
-        self.stream = self._plane.farewells.tunnel(self, tunnel)
+        self.leaving = self._plane.farewells.tunnel(self, tunnel)
         tunnel.open(early)
         return True
 
@@ -468,8 +468,8 @@ class Exchange:
             row = _HISTOGRAM_ROWS[colour][status // 100]
             cells[row + slot.bucket_of(duration)] += 1
             cells[row + slot.HISTOGRAM_SUM] += duration
-        elif self.stream is not None:
-            plane.farewells.ended(self.stream)
+        elif self.leaving is not None:
+            plane.farewells.ended(self.leaving)
         plane.response_bytes[colour] += self.response_bytes
         if self.request_bytes:
             cells[slot.REQUEST_BYTES + colour] += self.request_bytes

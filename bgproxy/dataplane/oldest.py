@@ -36,8 +36,9 @@ class Oldest:
 
     def _running(self, colour: int) -> Iterator[Exchange]:
         for client in self._plane.clients:
-            if isinstance(client, Downstream) and client.exchange is not None and client.exchange.word & 1 == colour:
-                yield client.exchange
+            exchange = client.exchange if isinstance(client, Downstream) else None
+            if exchange is not None and exchange.word >= 0 and exchange.word & 1 == colour:
+                yield exchange
         for tunnel in self._plane.tunnels:
             if tunnel.exchange.word & 1 == colour:
                 yield tunnel.exchange

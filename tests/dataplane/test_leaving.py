@@ -46,6 +46,19 @@ def waits_for_its_place(plane: Plane, kind: int) -> None:
 # --- WebSockets -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.says("a switch leaves its colour")
+def test_without_a_policy_nothing_happens_and_nothing_is_looked_at(plane: Plane) -> None:
+    puppet, client = websocket(plane, StreamPolicy())
+    plane.publish(GREEN)
+    next_tick(plane)
+    next_tick(plane)
+    assert plane.cells[slot.STREAMS_LEAVING + BLUE] == 0
+    puppet.say(HELLO)
+    assert client.take(len(HELLO)) == HELLO
+    client.send(b"and back")
+    eventually(lambda: puppet.heard == b"and back", "the other direction")
+
+
 def test_a_websocket_is_told_and_its_answer_is_passed_on(plane: Plane) -> None:
     puppet, client = websocket(plane)
     puppet.say(HELLO)

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from bgproxy import __version__
-from bgproxy.controlplane.admin.handlers import Reading
 from bgproxy.controlplane.admin import handlers
+from bgproxy.controlplane.admin.handlers import Reading
 from bgproxy.controlplane.orders import Defaults, GateOrder, ReplacedWorker, SwitchOrder
 from bgproxy.core.gates import Verdict
 from bgproxy.core.model import GREEN
