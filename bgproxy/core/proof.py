@@ -123,6 +123,7 @@ class _Extremes:
         self.write_dispatched_first: Seen | None = None
         self.ended_last: Seen | None = None  # without streams: no fence waits for them
         self.write_ended_last: Seen | None = None
+        self.widen(seen)
 
     def widen(self, seen: Seen) -> None:
         if seen.end < self.ended_first.end:
@@ -142,22 +143,26 @@ class _Extremes:
             self.write_ended_last = _last((self.write_ended_last, seen), _END)
 
 
-class Checker:
-    """`take` every record, in any order; `proof` says what they amount to."""
+class _Alike:
+    """Records that claim the same epoch and colour: how many, and one of them."""
 
-    def __init__(self, moves: Iterable[Move]) -> None:
-        self._moves: dict[int, Move] = {}
+    __slots__ = ("count", "first")
+
+    def __init__(self, first: Seen) -> None:
+        self.count = 1
+        self.first = first
+
+
+class Checker:
+    """`take` every record, in any order; `proof` says what they amount to. Ask the journal last: whatever epoch is in a
+    log was in the journal before."""
+
+    def __init__(self) -> None:
         self._records = self._dispatched = self._streams = self._without_times = self._broken = 0
         self._violations: list[Violation] = []
+        self._alike: dict[tuple[int, str], _Alike] = {}
         self._extremes: dict[tuple[str, int], _Extremes] = {}
-        for move in moves:
-            known = self._moves.get(move.epoch)
-            if known is None or not known.counts:
-                self._moves[move.epoch] = move
-            elif move.counts and move.colour != known.colour:
-                self._violation(
-                    "C1", f"the journal makes epoch {move.epoch} {known.colour} and {move.colour}", move=move
-                )
+        self._moves: dict[int, Move] = {}
 
     def take(self, record: LogRecord, file: str, line: int) -> None:
         self._records += 1
@@ -170,9 +175,11 @@ class Checker:
             return
         self._dispatched += 1
         self._streams += record.stream is not None
-        move = self._moves.get(epoch)
-        if move is None or not move.counts or move.colour != colour:
-            self._violation("C1", self._misjudged(epoch, colour, move), seen, move=move)
+        alike = self._alike.get((epoch, colour))
+        if alike is None:
+            self._alike[epoch, colour] = _Alike(seen)
+        else:
+            alike.count += 1
         if not (seen.arrive and seen.dispatch and seen.end):
             self._without_times += 1
             return
@@ -181,11 +188,16 @@ class Checker:
             self._violation("C4", what, seen)
         extremes = self._extremes.get((record.boot, epoch))
         if extremes is None:
-            extremes = self._extremes[record.boot, epoch] = _Extremes(seen)
-        extremes.widen(seen)
+            self._extremes[record.boot, epoch] = _Extremes(seen)
+        else:
+            extremes.widen(seen)
 
-    def proof(self) -> Proof:
-        epochs = sorted({epoch for _, epoch in self._extremes})
+    def proof(self, moves: Iterable[Move]) -> Proof:
+        """Once, at the end."""
+        self._learn(moves)
+        for (epoch, colour), alike in sorted(self._alike.items()):
+            self._check_colour(epoch, colour, alike)
+        epochs = sorted({epoch for epoch, _ in self._alike})
         boots = sorted({boot for boot, _ in self._extremes})
         pairs = sum(self._check_order(boot) for boot in boots)
         live = [move for _, move in sorted(self._moves.items()) if move.counts]
@@ -210,16 +222,33 @@ class Checker:
             violations=tuple(self._violations),
         )
 
+    def _learn(self, moves: Iterable[Move]) -> None:
+        """An epoch that was taken back is free for the next switch."""
+        for move in moves:
+            known = self._moves.get(move.epoch)
+            if known is None or not known.counts:
+                self._moves[move.epoch] = move
+            elif move.counts and move.colour != known.colour:
+                what = f"the journal makes epoch {move.epoch} {known.colour} and {move.colour}"
+                self._violation("C1", what, move=move)
+
     # --- the checks ---------------------------------------------------------------------------------------------------
 
-    def _misjudged(self, epoch: int, colour: str, move: Move | None) -> str:
+    def _check_colour(self, epoch: int, colour: str, alike: _Alike) -> None:
+        """C1."""
+        move = self._moves.get(epoch)
+        many = f"{alike.count} records say" if alike.count > 1 else "it says"
         if move is None:
             first = min(self._moves, default=0)
             more = f"; it begins with epoch {first}" if epoch < first else ""
-            return f"it says epoch {epoch}, which the journal does not know{more}"
-        if not move.counts:
-            return f"it says epoch {epoch}, which was never live: the {move.mode} switch to it was taken back"
-        return f"it says {colour}, and epoch {epoch} is {move.colour}"
+            what = f"{many} epoch {epoch}, which the journal does not know{more}"
+        elif not move.counts:
+            what = f"{many} epoch {epoch}, which was never live: the {move.mode} switch to it was taken back"
+        elif move.colour != colour:
+            what = f"{many} {colour}, and epoch {epoch} is {move.colour}"
+        else:
+            return
+        self._violation("C1", what, alike.first, move=move)
 
     def _check_order(self, boot: str) -> int:
         """C2. The newest epoch first, with who ended first of all that are newer: one comparison for each epoch finds

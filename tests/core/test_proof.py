@@ -30,10 +30,10 @@ def record(epoch, arrive, dispatch, end, **more):
 
 
 def proof(*records, moves=MOVES):
-    checker = Checker(moves)
+    checker = Checker()
     for line, each in enumerate(records, 1):
         checker.take(each, "access.log", line)
-    return checker.proof()
+    return checker.proof(moves)
 
 
 def broken(*records, moves=MOVES):
@@ -83,6 +83,11 @@ def test_a_colour_that_is_not_that_of_the_epoch_is_found(wrong, what):
     assert found.verdict == "violated"
     assert [(each.check, each.what) for each in found.violations] == [("C1", what)]
     assert found.violations[0].records[0].line == 5
+
+
+def test_many_records_that_are_wrong_alike_are_one_violation():
+    found = proof(*(record(1, 1, 2, 3, colour="blue") for _ in range(7)))
+    assert [each.what for each in found.violations] == ["7 records say blue, and epoch 1 is green"]
 
 
 def test_an_epoch_before_the_beginning_of_the_journal_is_not_proved_and_says_why():
