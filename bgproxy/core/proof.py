@@ -22,10 +22,12 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from bgproxy.core.retry import SAFE
+
 Check = Literal["C1", "C2", "C3", "C4"]
 CHECKS: tuple[Check, ...] = ("C1", "C2", "C3", "C4")
 KEPT = 20  # violations that are told in full; the others are counted
-_SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")  # RFC 9110 9.2.1
+_SAFE = frozenset(method.decode() for method in SAFE)
 _DISPATCH, _END = attrgetter("dispatch"), attrgetter("end")
 _OTHER = {"blue": "green", "green": "blue"}
 
