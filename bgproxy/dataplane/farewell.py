@@ -49,9 +49,8 @@ class Farewells:
 
     def policy_of(self, target: bytes) -> StreamPolicy | None:
         """None where it is to be kept."""
-        path = target.partition(b"?")[0]
         for beginning, policy in self._routes:
-            if path.startswith(beginning):
+            if target.startswith(beginning):  # and not its query: no beginning has a question mark
                 return policy
         return self._default
 
@@ -95,7 +94,7 @@ class Farewells:
                 continue  # over, or its plans have changed
             asked += 1
             self._forget(stream)
-            if self._has_to_go(stream) and (again := stream.leave(now)) and stream in self._streams:
+            if self._has_to_go(stream) and (again := stream.leave(now)):
                 self._push(stream, now + again)
         if len(self._due) > 2 * self._planned + AT_ONCE:  # what is over need not be remembered until its instant
             self._due = [entry for entry in self._due if entry[2].due == entry[0]]
