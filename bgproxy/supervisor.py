@@ -26,17 +26,20 @@ from bgproxy.controlplane.descriptors import make_the_most_of_descriptors
 from bgproxy.controlplane.drain import DrainWatch
 from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.gate import Gate
+from bgproxy.controlplane.inherited import Inherited
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orders import Defaults
-from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, Record, describe, write_record
+from bgproxy.controlplane.orphans import Orphans
 from bgproxy.controlplane.patience import Interrupted, Patience
 from bgproxy.controlplane.probe import probe
 from bgproxy.controlplane.prober import Prober
+from bgproxy.controlplane.records import Records
 from bgproxy.controlplane.sampler import Sampler
 from bgproxy.controlplane.state_lock import StateLock, prepare_directory
 from bgproxy.controlplane.state_store import State, StateStore
 from bgproxy.controlplane.status import Facts, Status
 from bgproxy.controlplane.switcher import Switcher
+from bgproxy.controlplane.takeover import Takeover, inherit
 from bgproxy.controlplane.workers import COMMAND, Workers
 from bgproxy.errors import EXIT_FAILED, EXIT_OK, StartupError
 from bgproxy.shm.segment import Segment
@@ -48,10 +51,8 @@ if TYPE_CHECKING:
 
     from bgproxy.config import Config
 
-ADDRESSES_FILE = "addresses.json"
 WORKERS_READY_BOUND_S = 30.0
 FIRST_VERDICTS_BOUND_S = 3.0
-RECORD_BOUND_S = 2.0  # a disk that hangs must not keep a worker from serving
 ORPHAN_GRACE_S = 2.0  # beyond the shutdown timeout that a worker keeps itself
 
 
@@ -94,6 +95,8 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
     """What runs, and how it ends. Its parts are released by the exit stack that they were made on."""
 
     config: Config
+    records: Records
+    takeover: Takeover | None
     events: Events
     listeners: Listeners
     workers: Workers
@@ -103,7 +106,9 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
     retiring: list[asyncio.Task[None]]
 
     def announce(self, ready: Callable[[Mapping[str, Any]], None]) -> None:
-        _write_addresses(self.config.state.dir / ADDRESSES_FILE, self.addresses)
+        self.records.write_addresses(self.addresses)
+        if self.takeover is not None:
+            self.takeover.publish()
         self.events.emit("ready", **self.addresses)
         ready(self.addresses)
         # Only now: until here the workers of an earlier supervisor were the only ones that surely served.
@@ -179,21 +184,34 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     if orphans.pids():
         # They serve meanwhile, so no connection may come to wait here before somebody can answer it.
         await _first_verdicts(prober, patience, events)
+    inherited = Inherited(*(inherit(directory, emit=events.emit) if orphans.pids() else ()))
+    stack.callback(inherited.close)
     listeners = Listeners.open(
-        config.server.listen, config.server.workers, tls=config.tls.listen, held_by_orphans=orphans.listen
+        config.server.listen,
+        config.server.workers,
+        tls=config.tls.listen,
+        held_by_orphans=orphans.listen,
+        inherited=inherited,
     )
     stack.callback(listeners.close)
-
-    def write() -> asyncio.Task[None]:
-        return _record_workers(store, config, listeners, workers, orphans)
-
-    async def record() -> None:
-        await asyncio.wait((write(),), timeout=RECORD_BOUND_S)
-
+    takeover = _takeover(directory, events) if command == COMMAND else None
+    if takeover is not None:
+        stack.callback(takeover.close)
+    names = {*listeners.addresses, *map(str, (*config.server.listen, *config.tls.listen))}
+    records = Records(directory, orphans, names, in_thread=store.in_thread, emit=events.emit)
     settings = config.worker_settings(tls_port=listeners.tls_port)
-    workers = Workers(segment, listeners, settings, config.pools, emit=events.emit, record=record, command=command)
+    workers = records.workers = Workers(
+        segment,
+        listeners,
+        settings,
+        config.pools,
+        emit=events.emit,
+        record=records.record,
+        command=command,
+        takeover_fd=-1 if takeover is None else takeover.fd,
+    )
     certificates.tell = workers.certify
-    orphans.changed = write
+    orphans.changed = records.write
     checklist = Checklist(
         segment,
         workers,
@@ -236,9 +254,8 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     stack.push_async_callback(admin.close)
     stack.callback(drains.close)
 
-    stack.callback(_forget_workers, directory, orphans)
+    stack.callback(records.forget)
     stack.push_async_callback(workers.drain, 0.0)
-    stack.callback((directory / ADDRESSES_FILE).unlink, missing_ok=True)
     await _first_verdicts(prober, patience, events)
     await workers.start()
     if not await patience.wait_for(workers.all_ready(WORKERS_READY_BOUND_S)):
@@ -255,6 +272,8 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     }
     return Supervisor(
         config=config,
+        records=records,
+        takeover=takeover,
         events=events,
         listeners=listeners,
         workers=workers,
@@ -306,38 +325,9 @@ def _control(
     )
 
 
-def _record_workers(
-    store: StateStore, config: Config, listeners: Listeners, workers: Workers, orphans: Orphans
-) -> asyncio.Task[None]:
-    """So that the next supervisor finds them, should this one be killed. Written in the background, in order."""
-    own = [recorded for worker in workers.living() if (recorded := describe(worker.pid, worker.argv))]
-    listen = {*listeners.addresses, *map(str, (*config.server.listen, *config.tls.listen)), *orphans.listen}
-    record = Record((*own, *orphans.living()), tuple(sorted(listen)))
-    task = asyncio.ensure_future(store.in_thread(lambda: write_record(config.state.dir, record)))
-    task.add_done_callback(_recorded)
-    return task
-
-
-def _recorded(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        Events().emit("workers_record_unusable", error=str(error))
-
-
-def _write_addresses(path: Path, addresses: Mapping[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".new")
+def _takeover(directory: Path, events: Events) -> Takeover | None:
     try:
-        temporary.write_bytes(msgspec.json.encode(addresses) + b"\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StartupError(
-            f"{path} cannot be written: {error.strerror}",
-            hint="free space on that disk or repair the permissions; commands and pipelines find the proxy through it",
-        ) from None
-
-
-def _forget_workers(directory: Path, orphans: Orphans) -> None:
-    """Our own are dead by now; those of an earlier supervisor may not be, and the next one must still find them."""
-    if left := orphans.living():
-        write_record(directory, Record(tuple(left), tuple(orphans.listen)))
-    else:
-        (directory / WORKERS_FILE).unlink(missing_ok=True)
+        return Takeover(directory)
+    except OSError as error:  # a file system without sockets: then a successor opens its own
+        events.emit("sockets_not_inherited", error=f"{directory} takes no socket: {error.strerror}")
+        return None

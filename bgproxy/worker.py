@@ -2,8 +2,9 @@
 
     python -m bgproxy.worker --slot N --segment-fd F --control-fd F --listen-fds F,F [--tls-listen-fds F,F]
 
-It outlives its supervisor: when the control socket closes, it goes on forwarding on the last word. It leaves where it
-was not configured yet (then nobody knows of it), or was started with --end-with-supervisor.
+It outlives its supervisor: when the control socket closes, it goes on forwarding on the last word, and keeps the
+listening sockets of all workers (--kept) for whoever asks on --takeover-fd. It leaves where it was not configured yet
+(then nobody knows of it), or was started with --end-with-supervisor.
 """
 
 from __future__ import annotations
@@ -39,13 +40,17 @@ from bgproxy.core.messages import (
     decode_to_worker,
     encode,
 )
+from bgproxy.dataplane.estate import Estate
 from bgproxy.dataplane.hold import cut
 from bgproxy.dataplane.listener import Listener
 from bgproxy.dataplane.plane import DataPlane
+from bgproxy.shm import bequest
 from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
 from bgproxy.tls import openssl
 from bgproxy.tls.contexts import Contexts, ignore_names_that_are_no_text
+
+IDLE_GRACE_S = 2.0  # busy clients ask several times in it, and nobody waits for it who is in a hurry
 
 
 class Worker:
@@ -59,8 +64,10 @@ class Worker:
         listen_fds: Sequence[int],
         *,
         tls_listen_fds: Sequence[int] = (),
+        estate: Estate | None = None,
         end_with_supervisor: bool = False,
     ) -> None:
+        self._estate = estate
         self._end_with_supervisor = end_with_supervisor
         self._segment = segment
         self._slot = segment.slots[number]
@@ -82,7 +89,9 @@ class Worker:
         self._control = None
         self._plane.held.wait_for_nobody()
         if self._end_with_supervisor or not self._ready:
-            self.leave()
+            self.leave(idle_s=0.0)
+        elif self._estate is not None and self._leaving is None:
+            self._loop.create_task(self._estate.serve_for_all(self._listener))
 
     def _say(self, message: ToSupervisor) -> None:
         if self._control is not None:
@@ -103,8 +112,8 @@ class Worker:
                 self._say(Seen(sequence, self.look()))
             case Cut(colour=colour, writes=writes):
                 cut(self._plane, colour, writes=writes)
-            case Drain(timeout_s=timeout_s):
-                self.leave(timeout_s)
+            case Drain(timeout_s=timeout_s, idle_s=idle_s):
+                self.leave(timeout_s, idle_s)
 
     def _certify(self, material: TlsMaterial) -> str:
         """Why not, "" where these certificates are in use now. Connections that are open keep the ones they have."""
@@ -135,16 +144,19 @@ class Worker:
         self._say(Seen(0, self.look()))
         self._say(Ready(os.getpid()))
 
-    def leave(self, timeout_s: float | None = None) -> None:
+    def leave(self, timeout_s: float | None = None, idle_s: float = IDLE_GRACE_S) -> None:
+        """By default with the configured patience, and as one whose work others go on with."""
         if self._leaving is None:
-            self._leaving = self._loop.create_task(self._leave(timeout_s))
+            self._leaving = self._loop.create_task(self._leave(timeout_s, idle_s))
 
-    async def _leave(self, timeout_s: float | None) -> None:
+    async def _leave(self, timeout_s: float | None, idle_s: float) -> None:
         if self._ready:
             self._listener.close()
+            if self._estate is not None:
+                self._estate.close()
             if timeout_s is None:
                 timeout_s = self._plane.settings.timeouts.shutdown
-            requests, streams = await self._plane.drain(timeout_s)
+            requests, streams = await self._plane.drain(timeout_s, idle_s=idle_s)
             self._say(Drained(requests, streams))
         self.finished.set()
 
@@ -186,6 +198,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         arguments.slot,
         arguments.listen_fds,
         tls_listen_fds=arguments.tls_listen_fds,
+        estate=_estate(loop, arguments),
         end_with_supervisor=arguments.end_with_supervisor,
     )
     loop.add_signal_handler(signal.SIGTERM, worker.leave)
@@ -195,6 +208,13 @@ async def _serve(arguments: argparse.Namespace) -> None:
     await loop.create_unix_connection(lambda: ControlProtocol(worker), sock=control)
     await worker.finished.wait()
     await asyncio.sleep(0.05)  # let the kernel take the last message and the FINs
+
+
+def _estate(loop: asyncio.AbstractEventLoop, arguments: argparse.Namespace) -> Estate | None:
+    if arguments.takeover_fd < 0:
+        return None
+    own = {*arguments.listen_fds, *arguments.tls_listen_fds}
+    return Estate(loop, bequest.decode(arguments.kept), own, arguments.takeover_fd)
 
 
 def _descriptors(text: str) -> list[int]:
@@ -208,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fds", type=_descriptors, required=True)
     parser.add_argument("--tls-listen-fds", type=_descriptors, default=[])
+    parser.add_argument("--kept", default='{"heirlooms": []}')
+    parser.add_argument("--takeover-fd", type=int, default=-1)
     parser.add_argument("--end-with-supervisor", action="store_true")
     arguments = parser.parse_args(argv)
     tune_allocator()

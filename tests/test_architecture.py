@@ -48,7 +48,7 @@ PURE_STDLIB = {
 OUTSIDE_CODE = {  # rooms that are held to a list; every other room may use what pyproject.toml declares
     "core": PURE_STDLIB | {"msgspec"},
     "wire": PURE_STDLIB | {"msgspec", "httptools"},
-    "shm": PURE_STDLIB | {"mmap", "os"},
+    "shm": PURE_STDLIB | {"mmap", "os", "socket", "msgspec"},
 }
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}
 CONTROL_PLANE_LIBRARIES = {"aiohttp", "structlog", "click", "cryptography"}

@@ -21,6 +21,7 @@ WARNINGS = frozenset(
         "orphans_not_killed",
         "pool_degraded",
         "probe_broken",
+        "sockets_not_inherited",
         "switch_not_written",
         "switch_refused",
         "tls_not_taken",

@@ -12,11 +12,15 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
+from bgproxy.controlplane.inherited import Inherited
 from bgproxy.core.model import Address, parse_address
 from bgproxy.errors import StartupError
+from bgproxy.shm.bequest import Bequest, Heirloom
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from bgproxy.shm.bequest import Role
 
 BACKLOG = 65_535  # the kernel takes net.core.somaxconn where that is less
 # As open as a TCP port would be: the server in front usually is another user. Who may connect is up to the directory.
@@ -43,15 +47,17 @@ class UnixPath:
 
 
 class Listeners:
-    """Every listening socket, by worker slot. `addresses` are the chosen ones, with the ports that 0 became;
-    `tls_addresses` those of them that speak TLS."""
+    """Every listening socket, by worker slot. `plain_addresses` and `tls_addresses` are the chosen ones, with the ports
+    that 0 became."""
 
-    def __init__(self, workers: int) -> None:
-        self.addresses: list[str] = []
-        self._plain = 0  # the first so many of `addresses`,
-        self._plain_sockets = 0  # and the first so many sockets of each slot
-        self._by_slot: list[list[socket.socket]] = [[] for _ in range(workers)]
+    def __init__(self, workers: int, held_by_orphans: Collection[str], inherited: Inherited) -> None:
+        self.plain_addresses: list[str] = []
+        self.tls_addresses: list[str] = []
+        self._plain: list[list[socket.socket]] = [[] for _ in range(workers)]
+        self._tls: list[list[socket.socket]] = [[] for _ in range(workers)]
+        self._heirlooms: list[Heirloom] = []
         self._paths: list[UnixPath] = []
+        self._held_by_orphans, self._inherited = held_by_orphans, inherited
 
     @classmethod
     def open(
@@ -61,26 +67,24 @@ class Listeners:
         *,
         tls: Sequence[Address] = (),
         held_by_orphans: Collection[str] = (),
+        inherited: Inherited | None = None,
     ) -> Listeners:
-        """StartupError names the address. `held_by_orphans` may be taken although somebody listens there: our own
-        workers of an earlier supervisor, which go on serving until the new ones do."""
-        listeners = cls(workers)
+        """StartupError names the address. What is `inherited` need not be opened. `held_by_orphans` may be taken
+        although somebody listens there: our own workers of an earlier supervisor, which serve until the new ones do."""
+        listeners = cls(workers, held_by_orphans, inherited or Inherited())
         try:
-            listeners._open_all(addresses, held_by_orphans)
-            listeners._plain, listeners._plain_sockets = len(listeners.addresses), len(listeners._by_slot[0])
-            listeners._open_all(tls, held_by_orphans)
+            for address in addresses:
+                listeners.plain_addresses.append(listeners._listen("plain", address, listeners._plain))
+            for address in tls:
+                listeners.tls_addresses.append(listeners._listen("tls", address, listeners._tls))
         except BaseException:
             listeners.close()
             raise
         return listeners
 
     @property
-    def plain_addresses(self) -> list[str]:
-        return self.addresses[: self._plain]
-
-    @property
-    def tls_addresses(self) -> list[str]:
-        return self.addresses[self._plain :]
+    def addresses(self) -> list[str]:
+        return [*self.plain_addresses, *self.tls_addresses]
 
     @property
     def tls_port(self) -> int:
@@ -89,54 +93,60 @@ class Listeners:
         return next((address.port for address in addresses if not address.is_unix), 443)
 
     def fds(self, slot: int) -> list[int]:
-        return [sock.fileno() for sock in self._by_slot[slot][: self._plain_sockets]]
+        return [sock.fileno() for sock in self._plain[slot]]
 
     def tls_fds(self, slot: int) -> list[int]:
-        return [sock.fileno() for sock in self._by_slot[slot][self._plain_sockets :]]
+        return [sock.fileno() for sock in self._tls[slot]]
+
+    @property
+    def bequest(self) -> Bequest:
+        """All of them, as the next generation is to get them."""
+        return Bequest(tuple(self._heirlooms))
+
+    def disown(self) -> None:
+        """From here on the names of unix sockets belong to the next generation."""
+        self._paths.clear()
 
     def close(self) -> None:
         for path in self._paths:
             path.remove()
-        for sock in {sock for sockets in self._by_slot for sock in sockets}:
+        for sock in {sock for sockets in (*self._plain, *self._tls) for sock in sockets}:
             sock.close()
 
-    def _open_all(self, addresses: Sequence[Address], held_by_orphans: Collection[str]) -> None:
-        for address in addresses:
-            takeover = str(address) in held_by_orphans
-            if address.is_unix:
-                self._open_unix(address, takeover)
-            else:
-                self._open_tcp(address, takeover)
+    def _listen(self, role: Role, address: Address, slots: list[list[socket.socket]]) -> str:
+        """The address, with the port that 0 became."""
+        mine: list[list[socket.socket]] = [[] for _ in slots]
+        try:
+            name = self._inherit(role, address, mine) or self._open(address, mine)
+        finally:
+            for sockets, more in zip(slots, mine, strict=True):
+                sockets += more
+        fds = dict.fromkeys(sock.fileno() for sockets in mine for sock in sockets)
+        self._heirlooms.append(Heirloom(role, name, tuple(fds)))
+        return name
 
-    def _open_tcp(self, address: Address, takeover: bool) -> None:
-        port = address.port
-        opened: list[str] = []
-        unavailable: OSError | None = None
-        for family, sockaddr in _resolve(address):
+    def _inherit(self, role: Role, address: Address, slots: list[list[socket.socket]]) -> str:
+        taken = self._inherited.take(role, address)
+        if taken is None:
+            return ""
+        if address.is_unix and taken.is_ours:
             try:
-                port = self._open_one(family, (sockaddr[0], port, *sockaddr[2:]), takeover)
-            except OSError as error:
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise _tcp_error(address, error) from None
-                # A name may stand for an address family that this machine does not have; one that works is enough.
-                unavailable = error
-            else:
-                opened.append(str(Address(address.host, port)))
-        if not opened:
-            raise _tcp_error(address, unavailable or OSError(errno.EADDRNOTAVAIL, "no address")) from None
-        self.addresses.append(opened[0])
+                self._paths.append(UnixPath(address.path))
+            except FileNotFoundError:  # somebody has removed the name, and nobody finds a socket without one
+                taken.sockets[0].close()
+                return ""
+        places: dict[object, list[socket.socket]] = {}
+        for sock in taken.sockets:
+            places.setdefault(sock.getsockname(), []).append(sock)
+        for sockets in places.values():
+            _spread(sockets, slots)
+        return taken.name
 
-    def _open_one(self, family: socket.AddressFamily, sockaddr: _SockAddr, takeover: bool) -> int:
-        if sockaddr[1] and not takeover:
-            _refuse_if_taken(family, sockaddr)
-        for sockets in self._by_slot:
-            sock = _bound(family, sockaddr, share=True)
-            sockets.append(sock)
-            sock.listen(BACKLOG)
-            sockaddr = (sockaddr[0], sock.getsockname()[1], *sockaddr[2:])
-        return sockaddr[1]
+    def _open(self, address: Address, slots: list[list[socket.socket]]) -> str:
+        takeover = str(address) in self._held_by_orphans
+        return self._open_unix(address, slots, takeover) if address.is_unix else _open_tcp(address, slots, takeover)
 
-    def _open_unix(self, address: Address, takeover: bool) -> None:
+    def _open_unix(self, address: Address, slots: list[list[socket.socket]], takeover: bool) -> str:
         try:
             sock = _listen_unix(address.path, takeover)
         except OSError as error:
@@ -144,10 +154,56 @@ class Listeners:
                 f"cannot listen on {address}: {error.strerror or error}",
                 hint="choose another path in [server] listen, or make its directory writable",
             ) from None
-        for sockets in self._by_slot:
+        for sockets in slots:
             sockets.append(sock)
         self._paths.append(UnixPath(address.path))
-        self.addresses.append(str(address))
+        return str(address)
+
+
+def _spread(inherited: list[socket.socket], slots: list[list[socket.socket]]) -> None:
+    """So that each of these sockets of one place is read by somebody, and each slot reads one of them at least."""
+    for number, sock in enumerate(inherited[len(slots) :]):
+        slots[number % len(slots)].append(sock)
+    for number, sockets in enumerate(slots):
+        if number < len(inherited):
+            sockets.append(inherited[number])
+        elif inherited[0].family != socket.AF_UNIX and inherited[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            # Bound, not listening: its worker does that, and until then nobody comes to wait here.
+            sockets.append(_bound(inherited[0].family, inherited[0].getsockname(), share=True))
+        else:
+            sockets.append(inherited[number % len(inherited)])
+
+
+def _open_tcp(address: Address, slots: list[list[socket.socket]], takeover: bool) -> str:
+    port = address.port
+    opened: list[str] = []
+    unavailable: OSError | None = None
+    for family, sockaddr in _resolve(address):
+        try:
+            port = _open_one(family, (sockaddr[0], port, *sockaddr[2:]), slots, takeover)
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise _tcp_error(address, error) from None
+            # A name may stand for an address family that this machine does not have; one that works is enough.
+            unavailable = error
+        else:
+            opened.append(str(Address(address.host, port)))
+    if not opened:
+        raise _tcp_error(address, unavailable or OSError(errno.EADDRNOTAVAIL, "no address")) from None
+    return opened[0]
+
+
+def _open_one(
+    family: socket.AddressFamily, sockaddr: _SockAddr, slots: list[list[socket.socket]], takeover: bool
+) -> int:
+    if sockaddr[1] and not takeover:
+        _refuse_if_taken(family, sockaddr)
+    for sockets in slots:
+        sock = _bound(family, sockaddr, share=True)
+        sockets.append(sock)
+        sock.listen(BACKLOG)
+        sockaddr = (sockaddr[0], sock.getsockname()[1], *sockaddr[2:])
+    return sockaddr[1]
 
 
 def _resolve(address: Address) -> list[tuple[socket.AddressFamily, _SockAddr]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.events import Emit
 
 WORKERS_FILE = "workers.json"
+NEXT_WORKERS_FILE = "workers.next.json"  # of a successor that has not taken over yet
 _DEATH_BOUND_S = 5.0
 _POLL_S = 0.01  # several processes, none of them a child: looked at, not waited for
 
@@ -80,19 +81,22 @@ class Orphans:
 
     @classmethod
     def find(cls, directory: Path, *, emit: Emit) -> Orphans:
-        """Reads the record. One that cannot be read is reported and taken as empty: it is an aid, not the truth."""
-        path = directory / WORKERS_FILE
-        try:
-            record = msgspec.json.decode(path.read_bytes(), type=Record)
-        except FileNotFoundError:
-            return cls(emit=emit)
-        except (OSError, ValueError) as error:
-            emit("workers_record_unusable", file=str(path), error=str(error))
-            return cls(emit=emit)
-        found = [orphan for recorded in record.workers if (orphan := _verified(recorded))]
+        """Reads the records. One that cannot be read is reported and taken as empty: it is an aid, not the truth."""
+        orphans = cls(emit=emit)
+        for name in (WORKERS_FILE, NEXT_WORKERS_FILE):
+            record = read_record(directory / name, emit=emit)
+            orphans.adopt(record.workers, record.listen)
+        if orphans.pids():
+            emit("orphans_found", pids=list(orphans.pids()))
+        return orphans
+
+    def adopt(self, workers: Iterable[Recorded], listen: Iterable[str] = ()) -> None:
+        """Those of them that still run and are not known yet."""
+        known = {orphan.recorded for orphan in self._orphans}
+        found = [orphan for recorded in workers if recorded not in known and (orphan := _verified(recorded))]
+        self._orphans += found
         if found:
-            emit("orphans_found", pids=[orphan.recorded.pid for orphan in found])
-        return cls(found, record.listen, emit=emit)
+            self.listen |= frozenset(listen)
 
     def living(self) -> list[Recorded]:
         return [orphan.recorded for orphan in self._orphans if orphan.alive]
@@ -146,13 +150,23 @@ def describe(pid: int, argv: Iterable[str]) -> Recorded | None:
         return None
 
 
-def write_record(directory: Path, record: Record) -> None:
+def read_record(path: Path, *, emit: Emit) -> Record:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except FileNotFoundError:
+        return Record()
+    except (OSError, ValueError) as error:
+        emit("workers_record_unusable", file=str(path), error=str(error))
+        return Record()
+
+
+def write_record(directory: Path, record: Record, name: str = WORKERS_FILE) -> None:
     """Replaces the file as a whole. Not synced: after a crash of the machine there are no workers to find."""
-    temporary = directory / (WORKERS_FILE + ".new")
+    temporary = directory / (name + ".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(msgspec.json.encode(record))
-    os.replace(temporary, directory / WORKERS_FILE)
+    os.replace(temporary, directory / name)
 
 
 def start_time(pid: int) -> int:

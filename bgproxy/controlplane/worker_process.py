@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from bgproxy.core.messages import Certify, Configure, ToWorker
+    from bgproxy.shm.bequest import Bequest
 
 
 async def nothing() -> None:
@@ -69,11 +70,14 @@ class WorkerProcess(asyncio.Protocol):
         segment_fd: int,
         listen_fds: Sequence[int],
         tls_listen_fds: Sequence[int] = (),
+        kept: Bequest | None = None,
+        takeover_fd: int = -1,
         configure: Configure,
         certify: Callable[[], Certify | None] = lambda: None,
         recorded: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
-        """OSError where the system has no process to give. `recorded` tells a successor of it before it serves;
+        """OSError where the system has no process to give. `kept` are the sockets of all, to be handed over on
+        `takeover_fd` by those who outlive us. `recorded` tells a successor of it before it serves;
         `certify` is asked late, for the certificates of that moment."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -84,12 +88,14 @@ class WorkerProcess(asyncio.Protocol):
                 *("--slot", str(self.number), "--segment-fd", str(segment_fd)),
                 *("--control-fd", str(theirs.fileno()), "--listen-fds", fds),
                 *(("--tls-listen-fds", ",".join(map(str, tls_listen_fds))) if tls_listen_fds else ()),
+                *(("--kept", kept.encode().decode(), "--takeover-fd", str(takeover_fd)) if kept else ()),
             )
+            more_fds = {*kept.fds, takeover_fd} - {*listen_fds, *tls_listen_fds} if kept else ()
             try:
                 self._process = subprocess.Popen(  # noqa: ASYNC220  returns after exec, in milliseconds; nothing to await
                     self.argv,
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(segment_fd, theirs.fileno(), *listen_fds, *tls_listen_fds),
+                    pass_fds=(segment_fd, theirs.fileno(), *listen_fds, *tls_listen_fds, *more_fds),
                     process_group=0,  # Ctrl-C in a terminal is for the supervisor, which then asks its workers to drain
                 )
             except BaseException:

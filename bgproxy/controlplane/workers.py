@@ -73,6 +73,7 @@ class Workers:
         emit: Emit,
         record: Callable[[], Awaitable[None]] = nothing,
         command: Sequence[str] = COMMAND,
+        takeover_fd: int = -1,
         heartbeat_bound_s: float = 10.0,
         start_bound_s: float = 30.0,
     ) -> None:
@@ -80,6 +81,7 @@ class Workers:
         self._configure = Configure(settings, table)
         self._certificates: Certify | None = None
         self._record = record
+        self._takeover_fd = takeover_fd  # none: there is nothing that workers could hand over to a successor
         self._heartbeats = Heartbeats(
             segment, self.living, self._put_down, heartbeat_bound_s=heartbeat_bound_s, start_bound_s=start_bound_s
         )
@@ -164,12 +166,13 @@ class Workers:
         self._put_down(worker, reason)
         return await self._bell.until(lambda: worker.dead, DEATH_BOUND_S)
 
-    async def drain(self, timeout_s: float) -> list[Cut]:
-        """For the shutdown: stop accepting, finish, leave. Returns what could not be finished; all are dead then."""
+    async def drain(self, timeout_s: float, *, idle_s: float = 0.0) -> list[Cut]:
+        """Stop accepting, finish, leave. Returns what could not be finished; all are dead then. Where others serve from
+        now on, idle connections may ask once more within `idle_s`."""
         self._stopping = True
         everyone = self.living()
         for worker in everyone:
-            worker.send(Drain(timeout_s))
+            worker.send(Drain(timeout_s, idle_s))
             if not worker.configured:
                 worker.kill()
         await self._bell.until(lambda: all(worker.dead for worker in everyone), timeout_s + DRAIN_GRACE_S)
@@ -207,6 +210,8 @@ class Workers:
                 segment_fd=self._segment.fd,
                 listen_fds=self._listeners.fds(slot.number),
                 tls_listen_fds=self._listeners.tls_fds(slot.number),
+                kept=self._listeners.bequest if self._takeover_fd >= 0 else None,
+                takeover_fd=self._takeover_fd,
                 configure=self._configure,
                 certify=lambda: self._certificates,
                 recorded=self._record,

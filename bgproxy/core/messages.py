@@ -52,9 +52,12 @@ class Cut(msgspec.Struct, frozen=True, tag="cut"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Supervisor → worker: stop accepting, finish within `timeout_s`, report Drained, leave."""
+    """Supervisor → worker: stop accepting, finish within `timeout_s`, report Drained, leave.
+
+    Idle connections may ask once more within `idle_s`: where others serve from now on, not where nobody does."""
 
     timeout_s: float
+    idle_s: float = 0.0
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

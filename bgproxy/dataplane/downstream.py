@@ -158,8 +158,11 @@ class Downstream(Connection):
         self._turn.handle_now(self)
         if self.exchange is not None or self._buffer or self.closing:
             return
+        grace = self._plane.last_request_ns
         if self.peer.usual_host is None:  # just accepted: its first request is on its way, and is still answered
-            self.deadline = self._plane.clock() + FIRST_REQUEST_NS
+            grace = max(grace, FIRST_REQUEST_NS)
+        if grace:
+            self.deadline = self._plane.clock() + grace
         else:
             self.close()
 
@@ -365,7 +368,7 @@ class Downstream(Connection):
     def exchange_over(self, *, close: bool) -> None:
         """The response is written. Next request, or goodbye."""
         self.exchange = None
-        if close or self._plane.draining:
+        if close or (self._plane.draining and not self._plane.last_request_ns):
             self.must_close = True
             if self.upload is None and not self._buffer:
                 self.close()

@@ -29,6 +29,7 @@ class Listener:
             sock = socket.socket(fileno=descriptor)
             server: asyncio.Server | Acceptor
             if self._plane.settings.proxy_protocol:
+                sock.listen(BACKLOG)  # as asyncio's servers do: some sockets come to us bound and no more
                 server = Acceptor(self._plane, sock, accepted)
             elif sock.family == socket.AF_UNIX:
                 server = await self._plane.loop.create_unix_server(accepted, sock=sock, backlog=BACKLOG)

@@ -96,6 +96,7 @@ class DataPlane:
         "hsts_line",
         "http_date",
         "keep_alive_ns",
+        "last_request_ns",
         "live",
         "loop",
         "pipeline",
@@ -141,6 +142,7 @@ class DataPlane:
         self.farewells = Farewells(self)
         self._oldest = Oldest(self)
         self.draining = False
+        self.last_request_ns = 0
         self.drained = asyncio.Event()
         self.http_date = b""
         self.access_log: AccessLog | None = None
@@ -285,9 +287,15 @@ class DataPlane:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    async def drain(self, timeout_s: float) -> tuple[int, int]:
-        """No further request; finish what is running. (requests, streams) that had to be cut at the deadline."""
+    async def drain(self, timeout_s: float, *, idle_s: float = 0.0) -> tuple[int, int]:
+        """No further request; finish what is running. (requests, streams) that had to be cut at the deadline.
+
+        Where others serve from now on, a connection that waits for its next request may ask once more within `idle_s`,
+        and is told to close with the answer: a client that asks in the moment of a close would lose its request."""
         self.draining = True
+        self.last_request_ns = _ns(idle_s)
+        if idle_s:
+            self.keep_alive_ns = min(self.keep_alive_ns, self.last_request_ns)
         await asyncio.sleep(0)  # what was accepted in this turn of the loop becomes a client first
         for client in tuple(self.clients):
             client.drain()

@@ -141,6 +141,8 @@ def main() -> int:
     parser.add_argument("--segment-fd", type=int)
     parser.add_argument("--control-fd", type=int)
     parser.add_argument("--listen-fds")
+    parser.add_argument("--kept")
+    parser.add_argument("--takeover-fd", type=int)
     options = parser.parse_args()
     modes = pathlib.Path(options.modes)
     mode = json.loads(modes.read_text()).get(str(options.slot), "") if modes.exists() else ""

@@ -15,6 +15,7 @@ from tests.support.house import PATIENCE_S, ROOT, clean_environment
 from tests.support.ledger import Answered, Lost, Moved
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine
 
 REQUEST = b"GET /load HTTP/1.1\r\nHost: app.example\r\n\r\n"
@@ -36,6 +37,7 @@ class Connection(asyncio.Protocol):
         self.started = 0.0
         self.waiting = False
         self.ends_here = False
+        self.left = load.asks
         self.port = 0
         self.killed_worker = 0
 
@@ -73,7 +75,8 @@ class Connection(asyncio.Protocol):
             Answered(self.started, now(), self.number, data[end:].decode(), stamp[1].decode(), int(stamp[2]))
         )
         self._received, self.waiting = b"", False
-        self.ends_here = b"\r\nConnection: close\r\n" in head
+        self.left -= 1
+        self.ends_here = self.left == 0 or b"\r\nConnection: close\r\n" in head
         self._ask()
 
     def _ask(self) -> None:
@@ -91,10 +94,12 @@ class Connection(asyncio.Protocol):
 
 
 class Load:
-    """`clients` connections to one address; one that ends is replaced until the load is over."""
+    """`clients` connections to one address; one that ends is replaced until the load is over. Each connection `asks` so
+    many times at most; 0 is as often as it may. With `tls`, they speak it."""
 
-    def __init__(self, port: int, clients: int = 64) -> None:
-        self._port, self._clients = port, clients
+    def __init__(self, port: int, clients: int = 64, *, asks: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._port, self._clients, self._tls = port, clients, tls
+        self.asks = asks
         self.answers: list[Answered] = []
         self.losses: list[Lost] = []
         self.connections: set[Connection] = set()
@@ -157,7 +162,13 @@ class Load:
     async def _connect(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.create_connection(lambda: Connection(self, number), "127.0.0.1", self._port)
+            await loop.create_connection(
+                lambda: Connection(self, number),
+                "127.0.0.1",
+                self._port,
+                ssl=self._tls,
+                server_hostname="app.example" if self._tls else None,
+            )
         except OSError as error:
             if self.reconnects:
                 self.losses.append(Lost(now(), number, f"a new connection was refused: {error}"))
