@@ -13,6 +13,8 @@ BgproxyError
     ├── SwitchInProgress        409  exit 6   names the holder
     ├── StaleEpoch              412  exit 6
     ├── IdempotencyKeyReused    422  exit 2   the key belongs to another order
+    ├── UpgradeImpossible       409  exit 5   as things are, the program cannot be replaced
+    ├── UpgradeFailed           503  exit 1   the new program is not ready: the old one goes on
     ├── StoreUnavailable        503  exit 1   the intent could not be written: nothing was changed
     ├── WorkersDidNotAcknowledge 504 exit 7   names the workers and tells the truth about the word
     ├── FenceTimedOut           504  exit 7   the old colour did not become empty: the switch was taken back
@@ -98,6 +100,14 @@ class StaleEpoch(ControlError):
 
 class IdempotencyKeyReused(ControlError):
     status, code, exit_code = 422, "idempotency_key_reused", EXIT_USAGE
+
+
+class UpgradeImpossible(ControlError):
+    status, code, exit_code = 409, "upgrade_impossible", EXIT_REFUSED
+
+
+class UpgradeFailed(ControlError):
+    status, code = 503, "upgrade_failed"
 
 
 class StoreUnavailable(ControlError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from contextlib import AsyncExitStack
 from functools import partial
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import uvloop
 
-from bgproxy import log
-from bgproxy.controlplane.admin.app import start_admin
+from bgproxy import __version__, log
+from bgproxy.controlplane.admin.app import AdminServer, start_admin
 from bgproxy.controlplane.admin.control import Control
 from bgproxy.controlplane.admin.metrics import Metrics
+from bgproxy.controlplane.admin.sockets import Doors
 from bgproxy.controlplane.certificates import Certificates
 from bgproxy.controlplane.checklist import Checklist
 from bgproxy.controlplane.descriptors import make_the_most_of_descriptors
@@ -29,7 +31,7 @@ from bgproxy.controlplane.gate import Gate
 from bgproxy.controlplane.inherited import Inherited
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orders import Defaults
-from bgproxy.controlplane.orphans import Orphans
+from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, read_record
 from bgproxy.controlplane.patience import Interrupted, Patience
 from bgproxy.controlplane.probe import probe
 from bgproxy.controlplane.prober import Prober
@@ -38,10 +40,16 @@ from bgproxy.controlplane.sampler import Sampler
 from bgproxy.controlplane.state_lock import StateLock, prepare_directory
 from bgproxy.controlplane.state_store import State, StateStore
 from bgproxy.controlplane.status import Facts, Status
+from bgproxy.controlplane.succession import Predecessor, tell_predecessor
 from bgproxy.controlplane.switcher import Switcher
+from bgproxy.controlplane.systemd import Notifier, passed_sockets
 from bgproxy.controlplane.takeover import Takeover, inherit
+from bgproxy.controlplane.upgrade import Program, Upgrade
 from bgproxy.controlplane.workers import COMMAND, Workers
-from bgproxy.errors import EXIT_FAILED, EXIT_OK, StartupError
+from bgproxy.core.messages import IDLE_GRACE_S
+from bgproxy.errors import EXIT_FAILED, EXIT_OK, BgproxyError, ControlError, StartupError
+from bgproxy.shm.bequest import Bequest
+from bgproxy.shm.live_pointer import Hold
 from bgproxy.shm.segment import Segment
 from bgproxy.tls.upstream import client_context
 
@@ -50,6 +58,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bgproxy.config import Config
+
+__all__ = ["run", "serve", "tell_predecessor"]
 
 WORKERS_READY_BOUND_S = 30.0
 FIRST_VERDICTS_BOUND_S = 3.0
@@ -68,7 +78,8 @@ def run(
     command = COMMAND if workers_outlive else (*COMMAND, "--end-with-supervisor")
     log.set_up(config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(config, ready=ready, command=command))
+        program = None if workers_outlive else Program((), "")
+        return runner.run(serve(config, ready=ready, command=command, program=program))
 
 
 async def serve(
@@ -76,18 +87,25 @@ async def serve(
     *,
     ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
     command: Sequence[str] = COMMAND,
+    program: Program | None = None,
 ) -> int:
-    """`run` on the running loop. `command` starts a worker."""
+    """`run` on the running loop. `command` starts a worker, `program` this whole program, at an upgrade."""
     code = EXIT_OK
+    program = program or Program.running(os.environ)
+    predecessor = Predecessor.find(os.environ)
     async with AsyncExitStack() as stack:
         patience = Patience(stack)
         try:
-            supervisor = await _start(config, stack, patience, command)
-            supervisor.announce(ready)
+            supervisor = await _start(config, stack, patience, command, predecessor, program)
+            await supervisor.announce(ready, predecessor)
             await patience.asked_to_stop.wait()
             code = await supervisor.stop(patience)
         except Interrupted:
             pass  # by the operator, before everything was started: an orderly end too
+        except BgproxyError as error:
+            if predecessor is not None:
+                predecessor.failed(error.detail)
+            raise
     return code
 
 
@@ -97,6 +115,11 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
     config: Config
     records: Records
     takeover: Takeover | None
+    lock: StateLock
+    segment: Segment
+    notifier: Notifier
+    upgrade: Upgrade
+    admin: AdminServer
     events: Events
     listeners: Listeners
     workers: Workers
@@ -105,23 +128,69 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
     addresses: dict[str, Any]
     retiring: list[asyncio.Task[None]]
 
-    def announce(self, ready: Callable[[Mapping[str, Any]], None]) -> None:
-        self.records.write_addresses(self.addresses)
+    async def announce(self, ready: Callable[[Mapping[str, Any]], None], predecessor: Predecessor | None) -> None:
+        await self.records.own()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._upgrade_by_signal)
+        self.claim()
+        if predecessor is not None:
+            predecessor.serving()
         if self.takeover is not None:
             self.takeover.publish()
         self.events.emit("ready", **self.addresses)
+        self.notifier.ready(self.describe())
+        self.events.listen(lambda event, _: self.notifier.status(self.describe()) if event == "cut_over" else None)
+        self.notifier.watch(lambda: any(worker.ready for worker in self.workers.living()))
         ready(self.addresses)
         # Only now: until here the workers of an earlier supervisor were the only ones that surely served.
-        self.retiring.append(asyncio.ensure_future(self._retire(self.config.server.timeouts.shutdown + ORPHAN_GRACE_S)))
+        self.retire()
+
+    def claim(self) -> None:
+        """What others find us by."""
+        self.records.write_addresses(self.addresses)
+        self.lock.sign()
+
+    def describe(self) -> str:
+        live = self.segment.live.load()
+        return f"{live.colour.label} is live, epoch {live.epoch}, {self.workers.ready} workers"
+
+    def resume(self) -> None:
+        """After an upgrade that failed."""
+        self.claim()
+        self.notifier.ready(self.describe())
+        self.retire()
+
+    def retire(self) -> None:
+        """Workers of an earlier supervisor, or of a new program that failed, finish and leave."""
+        bound_s = self.config.server.timeouts.shutdown + ORPHAN_GRACE_S
+        self.retiring.append(asyncio.ensure_future(self._retire(bound_s)))
+
+    def _upgrade_by_signal(self) -> None:
+        async def upgrade() -> None:
+            try:
+                await self.upgrade.execute("SIGUSR2")
+            except ControlError as error:
+                self.events.emit("upgrade_refused", reason=error.detail)
+
+        self.retiring.append(asyncio.ensure_future(upgrade()))
 
     async def stop(self, patience: Patience) -> int:
+        await self.upgrade.cancel("this program is ending")
         bound_s = self.config.server.timeouts.shutdown
         self.events.emit("stopping", bound_s=bound_s)
+        idle_s = 0.0
+        if self.upgrade.is_done:  # others serve, and what has a name is theirs
+            idle_s = IDLE_GRACE_S
+            self.listeners.disown()
+            self.admin.disown()
+            await self.admin.close()
+        else:
+            self.notifier.stopping()
+        self.notifier.close()
         await self.switcher.close()
         # Our copies of the listening sockets: as soon as the workers close theirs, new connections are refused.
         self.listeners.close()
         impatience = asyncio.ensure_future(self._end_at_second_signal(patience))
-        cuts = await self.workers.drain(bound_s)
+        cuts = await self.workers.drain(bound_s, idle_s=idle_s)
         for cut in cuts:
             self.events.emit("cut_at_shutdown", **msgspec.structs.asdict(cut))
         if patience.lost.is_set():
@@ -149,18 +218,30 @@ class Supervisor(msgspec.Struct, frozen=True, kw_only=True):
         await self.orphans.end_now()
 
 
-async def _start(config: Config, stack: AsyncExitStack, patience: Patience, command: Sequence[str]) -> Supervisor:
+async def _start(
+    config: Config,
+    stack: AsyncExitStack,
+    patience: Patience,
+    command: Sequence[str],
+    predecessor: Predecessor | None,
+    program: Program,
+) -> Supervisor:
     events = Events()
+    notifier = Notifier(os.environ)
+    stack.callback(notifier.close)
     for warning in config.warnings:
         events.emit("configuration_warning", warning=warning)
     make_the_most_of_descriptors(config.worker_settings(), config.pools, emit=events.emit)
     directory = config.state.dir
     prepare_directory(directory)
-    stack.callback(StateLock.acquire(directory).release)
+    passed = passed_sockets(os.environ)
+    lock = StateLock.adopt(predecessor.hello.lock_fd, directory) if predecessor else StateLock.acquire(directory)
+    stack.callback(lock.release)
     store = StateStore(directory)
     stack.callback(store.close)
     state = await _load(store, config)
-    orphans = Orphans.find(directory, emit=events.emit)
+    # Those of a predecessor that still lives are its own, until it says who they are.
+    orphans = Orphans(emit=events.emit) if predecessor else Orphans.find(directory, emit=events.emit)
     stack.callback(orphans.release)
 
     certificates = Certificates(config.tls, emit=events.emit)
@@ -170,7 +251,8 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
 
     segment = Segment.create(config.server.workers)
     stack.callback(segment.close)
-    segment.live.store(state.epoch, state.live_colour)
+    standing = Hold(predecessor.hello.standing) if predecessor else Hold.OPEN
+    segment.live.store(state.epoch, state.live_colour, standing)
     prober = Prober(
         config.health,
         config.pools,
@@ -181,10 +263,13 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
     )
     prober.start()
     stack.push_async_callback(prober.stop)
-    if orphans.pids():
+    if orphans.pids() or predecessor:
         # They serve meanwhile, so no connection may come to wait here before somebody can answer it.
         await _first_verdicts(prober, patience, events)
-    inherited = Inherited(*(inherit(directory, emit=events.emit) if orphans.pids() else ()))
+    if predecessor is not None:
+        inherited = Inherited(predecessor.bequest)
+    else:
+        inherited = Inherited(passed, *(inherit(directory, emit=events.emit) if orphans.pids() else ()))
     stack.callback(inherited.close)
     listeners = Listeners.open(
         config.server.listen,
@@ -194,11 +279,26 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
         inherited=inherited,
     )
     stack.callback(listeners.close)
+    doors = Doors.open(config.admin.listen, config.admin.socket, inherited)
+    stack.callback(doors.close)
+    if predecessor is None and inherited.unwanted:
+        raise StartupError(
+            f"systemd passes a socket for {', '.join(inherited.unwanted)}, and nothing in the configuration is there",
+            hint="add it to [server] listen, [tls] listen or [admin] listen, or take it out of the socket unit",
+        )
+    inherited.close()
     takeover = _takeover(directory, events) if command == COMMAND else None
     if takeover is not None:
         stack.callback(takeover.close)
     names = {*listeners.addresses, *map(str, (*config.server.listen, *config.tls.listen))}
-    records = Records(directory, orphans, names, in_thread=store.in_thread, emit=events.emit)
+    records = Records(
+        directory,
+        orphans,
+        names,
+        in_thread=store.in_thread,
+        emit=events.emit,
+        has_predecessor=predecessor is not None,
+    )
     settings = config.worker_settings(tls_port=listeners.tls_port)
     workers = records.workers = Workers(
         segment,
@@ -221,6 +321,7 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
         check=f"{config.health.method} {config.health.path}",
         release=lambda colour: config.pools.pool(colour).release,
     )
+    gate = Gate(segment, workers, standing)
     switcher = Switcher(
         state,
         segment,
@@ -232,7 +333,7 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
         emit=events.emit,
         ack_timeout_s=config.switch.ack_timeout,
         drain_timeout_s=config.switch.drain_timeout,
-        gate=Gate(segment, workers),
+        gate=gate,
         fence_timeout_s=config.switch.fence_timeout,
         fence_policy=config.switch.fence_policy,
     )
@@ -244,16 +345,29 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
         lambda: switcher.state in ("switching", "holding") or bool(orphans.pids()),
         timeout_s=config.switch.drain_timeout,
     )
-    admin = await start_admin(
-        _control(config, segment, prober, workers, switcher, sampler, events, certificates, drains),
-        listen=config.admin.listen,
-        socket_path=config.admin.socket,
-        tokens=config.admin.tokens,
-        allowed_hosts=config.admin.allowed_hosts,
-    )
-    stack.push_async_callback(admin.close)
     stack.callback(drains.close)
-
+    upgrade = Upgrade(
+        directory,
+        program,
+        lock=lock,
+        sockets=lambda: Bequest((*listeners.bequest.heirlooms, *doors.bequest.heirlooms)),
+        gate=gate,
+        switcher=switcher,
+        orphans=orphans,
+        records=records,
+        emit=events.emit,
+        notifier=notifier,
+        resume=lambda: supervisor.resume(),  # noqa: PLW0108  there will be one
+        handed_over=patience.asked_to_stop.set,
+        timeout_s=config.server.timeouts.upgrade,
+    )
+    control = _control(config, segment, prober, workers, switcher, sampler, events, certificates, drains, upgrade)
+    open_admin = partial(
+        start_admin, control, doors=doors, tokens=config.admin.tokens, allowed_hosts=config.admin.allowed_hosts
+    )
+    if predecessor is None:
+        admin = await open_admin()
+        stack.push_async_callback(admin.close)
     stack.callback(records.forget)
     stack.push_async_callback(workers.drain, 0.0)
     await _first_verdicts(prober, patience, events)
@@ -263,6 +377,11 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
             f"{workers.ready} of {workers.configured} workers were ready within {WORKERS_READY_BOUND_S:g} s",
             hint="what the others said is above; start with --workers 1 to see one of them alone",
         )
+    if predecessor is not None:  # until here orders were for it to take, and so were its workers
+        old = await predecessor.take_over(__version__)
+        orphans.adopt(read_record(directory / WORKERS_FILE, emit=events.emit).workers if old is None else old)
+        admin = await open_admin()
+        stack.push_async_callback(admin.close)
     addresses = {
         "listen": listeners.plain_addresses,
         "tls": listeners.tls_addresses,
@@ -270,10 +389,15 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
         "socket": str(config.admin.socket or ""),
         "pid": os.getpid(),
     }
-    return Supervisor(
+    supervisor = Supervisor(
         config=config,
+        segment=segment,
         records=records,
         takeover=takeover,
+        lock=lock,
+        notifier=notifier,
+        upgrade=upgrade,
+        admin=admin,
         events=events,
         listeners=listeners,
         workers=workers,
@@ -282,6 +406,7 @@ async def _start(config: Config, stack: AsyncExitStack, patience: Patience, comm
         addresses=addresses,
         retiring=[],
     )
+    return supervisor
 
 
 async def _first_verdicts(prober: Prober, patience: Patience, events: Events) -> None:
@@ -309,6 +434,7 @@ def _control(
     events: Events,
     certificates: Certificates,
     drains: DrainWatch,
+    upgrade: Upgrade,
 ) -> Control:
     facts = Facts(
         instance=socket.gethostname(),
@@ -321,7 +447,12 @@ def _control(
     metrics = Metrics(segment, prober, certificates)
     events.listen(metrics.switches.told)
     return Control(
-        switcher, status, metrics, drains, defaults=Defaults(mode=config.switch.mode, wait=config.switch.wait)
+        switcher,
+        status,
+        metrics,
+        drains,
+        upgrade=upgrade,
+        defaults=Defaults(mode=config.switch.mode, wait=config.switch.wait),
     )
 
 

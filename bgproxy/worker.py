@@ -24,6 +24,7 @@ import uvloop
 
 from bgproxy.core.certificates import TlsMaterial
 from bgproxy.core.messages import (
+    IDLE_GRACE_S,
     Certified,
     Certify,
     Configure,
@@ -49,8 +50,6 @@ from bgproxy.shm import worker_slot as slot
 from bgproxy.shm.segment import Segment
 from bgproxy.tls import openssl
 from bgproxy.tls.contexts import Contexts, ignore_names_that_are_no_text
-
-IDLE_GRACE_S = 2.0  # busy clients ask several times in it, and nobody waits for it who is in a hurry
 
 
 class Worker:

@@ -37,7 +37,7 @@ def version() -> None:
 
 for command in (serve.run, serve.demo, operate.status, operate.switch, operate.rollback, operate.preflight):
     cli.add_command(command)
-for command in (operate.pause, operate.resume, operate.maintenance):
+for command in (operate.pause, operate.resume, operate.maintenance, operate.upgrade):
     cli.add_command(command)
 cli.add_command(serve.check)
 cli.add_command(serve.check, "check-config")

@@ -193,6 +193,19 @@ def maintenance(context: click.Context, /, state: str, **options: Any) -> int:
 
 
 @click.command()
+@click.option(
+    "--timeout", metavar="DURATION", help="Until the new program is ready. Default: [server.timeouts] upgrade."
+)
+@client_options
+@click.pass_context
+def upgrade(context: click.Context, /, timeout: str | None, **client: Any) -> int:
+    """Replace the running program by the version that is installed now, without losing a request."""
+    here = session(context, **client)
+    body = {} if timeout is None else {"timeout": timeout}
+    return here.show(here.client.post("/upgrade", body, timeout_s=DRAIN_TIMEOUT_S), words.upgrade)
+
+
+@click.command()
 @click.argument("colour", type=click.Choice(["blue", "green"]), required=False)
 @client_options
 @click.pass_context

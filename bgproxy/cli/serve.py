@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ADDRESS = "HOST:PORT"
+UPGRADE_VARIABLE = "BGPROXY_UPGRADE_FD"  # as controlplane/succession.py has it, which is imported late
 UPSTREAM = "[https://]HOST:PORT"
 
 
@@ -35,7 +36,14 @@ def run(file: Path | None, **flags: Any) -> int:
     """
     from bgproxy import config
 
-    loaded = config.load(file, flags=config.Flags(**flags))
+    try:
+        loaded = config.load(file, flags=config.Flags(**flags))
+    except ConfigError as error:
+        if UPGRADE_VARIABLE in os.environ:  # who started us goes on, and wants to know why
+            from bgproxy import supervisor
+
+            supervisor.tell_predecessor(os.environ, f"{error.detail}")
+        raise
     from bgproxy import supervisor
 
     return supervisor.run(loaded, ready=announce)

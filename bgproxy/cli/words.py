@@ -46,6 +46,14 @@ def gate(document: Document, undo_suffix: str = "") -> list[str]:
     return [*lines, f"undo: {document['undo']}{undo_suffix}"] if document["changed"] else lines
 
 
+def upgrade(document: Document) -> list[str]:
+    versions = f"version {document['old_version']} → {document['new_version']}"
+    return [
+        f"pid {document['old_pid']} → {document['new_pid']}  {versions}",
+        f"the new program serves after {seconds(document['seconds'])}; the old workers finish what they have",
+    ]
+
+
 def problem(document: Document) -> list[str]:
     """A problem document: the sentence, every reason, what to do."""
     lines = [str(document.get("detail") or document.get("title") or "the admin API refused")]

@@ -172,6 +172,7 @@ ROOT = Section(
                         "keep_alive": duration(),
                         "write_idle": duration(),
                         "shutdown": duration("0s"),
+                        "upgrade": duration("1s"),
                     },
                 ),
                 "limits": Section(

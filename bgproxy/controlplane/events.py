@@ -27,6 +27,8 @@ WARNINGS = frozenset(
         "tls_not_taken",
         "tls_reload_refused",
         "tls_resumption_limited",
+        "upgrade_failed",
+        "upgrade_refused",
         "upstream_down",
         "upstream_ejected",
         "verdicts_missing",

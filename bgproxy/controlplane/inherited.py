@@ -50,12 +50,17 @@ class Inherited:
         """What nobody has taken yet."""
         return [heirloom.address for heirloom, _ in self._found]
 
+    @property
+    def unwanted(self) -> list[str]:
+        """Of those that an operator passes, what nobody has taken."""
+        return [heirloom.address for heirloom, _ in self._found if heirloom.role == ""]
+
     def take(self, role: Role, address: Address) -> Taken | None:
         """A socket is just a socket: one that was plain may become one for TLS. Only port 0 goes by its role."""
         for number, (heirloom, sockets) in enumerate(self._found):
             if _is_for(heirloom, sockets, role, address):
                 del self._found[number]
-                return Taken(sockets, heirloom.address, heirloom.role != "")
+                return Taken(sockets, heirloom.address, heirloom.is_ours)
         return None
 
     def close(self) -> None:

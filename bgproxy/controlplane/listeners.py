@@ -12,7 +12,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
-from bgproxy.controlplane.inherited import Inherited
+from bgproxy.controlplane.inherited import Inherited, Taken
 from bgproxy.core.model import Address, parse_address
 from bgproxy.errors import StartupError
 from bgproxy.shm.bequest import Bequest, Heirloom
@@ -116,19 +116,17 @@ class Listeners:
     def _listen(self, role: Role, address: Address, slots: list[list[socket.socket]]) -> str:
         """The address, with the port that 0 became."""
         mine: list[list[socket.socket]] = [[] for _ in slots]
+        taken = self._inherited.take(role, address)
         try:
-            name = self._inherit(role, address, mine) or self._open(address, mine)
+            name = (taken and self._inherit(taken, address, mine)) or self._open(address, mine)
         finally:
             for sockets, more in zip(slots, mine, strict=True):
                 sockets += more
         fds = dict.fromkeys(sock.fileno() for sockets in mine for sock in sockets)
-        self._heirlooms.append(Heirloom(role, name, tuple(fds)))
+        self._heirlooms.append(Heirloom(role, name, tuple(fds), taken is None or taken.is_ours))
         return name
 
-    def _inherit(self, role: Role, address: Address, slots: list[list[socket.socket]]) -> str:
-        taken = self._inherited.take(role, address)
-        if taken is None:
-            return ""
+    def _inherit(self, taken: Taken, address: Address, slots: list[list[socket.socket]]) -> str:
         if address.is_unix and taken.is_ours:
             try:
                 self._paths.append(UnixPath(address.path))

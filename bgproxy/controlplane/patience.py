@@ -28,6 +28,9 @@ class Patience:
         for number in _SIGNALS:
             loop.add_signal_handler(number, self.signal)
             stack.callback(loop.remove_signal_handler, number)
+        # An upgrade that is ordered too early is no reason to end.
+        loop.add_signal_handler(signal.SIGUSR2, lambda: None)
+        stack.callback(loop.remove_signal_handler, signal.SIGUSR2)
 
     def signal(self) -> None:
         if self.asked_to_stop.is_set():

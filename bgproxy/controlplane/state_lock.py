@@ -41,9 +41,30 @@ class StateLock:
                 f"another bgproxy (pid {pid}) uses the state directory {directory}",
                 hint="stop it first, or give this one a directory of its own with --state-dir",
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        lock = cls(fd)
+        lock.sign()
+        return lock
+
+    @classmethod
+    def adopt(cls, fd: int, directory: Path) -> StateLock:
+        """One that a predecessor holds and has handed over: the lock belongs to the open file, not to the process.
+        StartupError where it is that of another directory."""
+        path = directory / LOCK_FILE
+        if not path.exists() or not os.path.samestat(os.fstat(fd), path.stat()):
+            raise StartupError(
+                f"the state directory {directory} is not that of the running program",
+                hint="an upgrade keeps the state directory; to change it, stop the proxy and start it again",
+            )
         return cls(fd)
+
+    @property
+    def fd(self) -> int:
+        return self._fd
+
+    def sign(self) -> None:
+        """Write down whose it is."""
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """The file stays: removing it would let two processes lock two different files of this name."""

@@ -22,7 +22,7 @@ from bgproxy.core.model import Colour
 from bgproxy.errors import BadRequest, NothingToRollBackTo, StaleEpoch, SwitchInProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from bgproxy.controlplane.checklist import Checklist
     from bgproxy.controlplane.drain import Outcome
@@ -67,6 +67,7 @@ class Switcher:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain: asyncio.Task[Outcome] | None = None
         self._closed = self._holds = False
+        self._give_way: Callable[[], Awaitable[None]] | None = None
         self._tools = operation.Tools(
             segment=segment,
             store=store,
@@ -112,6 +113,8 @@ class Switcher:
     async def execute(self, order: SwitchOrder) -> SwitchReport:
         """The answer to an order; ControlError says why it was not, or not wholly, executed."""
         if not order.dry_run:
+            if order.kind == "rollback" and self._give_way is not None:
+                await self._give_way()
             self._refuse_if_busy()
         before = self._segment.live.load()
         to = self._target(order)
@@ -135,6 +138,18 @@ class Switcher:
         self._refuse_if_busy()
         holder = self._hold_place(order.kind, "", order.by)
         return await self._to_the_end(self._run_gate(order, holder))
+
+    def hold_for(self, kind: str, by: str, *, give_way: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+        """Nothing is changed until the returned function is called. A rollback does not wait for it: `give_way` returns
+        when it is over, or cannot be ended any more. SwitchInProgress where something else is running."""
+        self._refuse_if_busy()
+        holder, self._give_way = self._hold_place(kind, "", by), give_way
+
+        def release() -> None:
+            self._release(holder)
+            self._give_way = None
+
+        return release
 
     async def close(self) -> None:
         """Refuse what comes; return when what runs has ended."""

@@ -51,6 +51,9 @@ class Cut(msgspec.Struct, frozen=True, tag="cut"):
     writes: bool = False
 
 
+IDLE_GRACE_S = 2.0  # busy clients ask several times in it, and nobody waits for it who is in a hurry
+
+
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Supervisor → worker: stop accepting, finish within `timeout_s`, report Drained, leave.
 

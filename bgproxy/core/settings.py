@@ -13,6 +13,7 @@ class Timeouts(msgspec.Struct, frozen=True):
     keep_alive: float = 75.0
     write_idle: float = 30.0
     shutdown: float = 30.0
+    upgrade: float = 60.0
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ class Heirloom(msgspec.Struct, frozen=True, array_like=True):
     role: Role
     address: str
     fds: tuple[int, ...]
+    is_ours: bool = True  # and so is the name of a unix socket, which goes when we do
 
 
 class Bequest(msgspec.Struct, frozen=True):
@@ -70,7 +71,7 @@ def receive(connection: socket.socket) -> Bequest:
             os.close(fd)
         raise
     numbers = iter(received)
-    return Bequest(tuple(Heirloom(h.role, h.address, tuple(next(numbers) for _ in h.fds)) for h in told.heirlooms))
+    return Bequest(tuple(msgspec.structs.replace(h, fds=tuple(next(numbers) for _ in h.fds)) for h in told.heirlooms))
 
 
 def _not_nothing(text: bytes) -> bytes:

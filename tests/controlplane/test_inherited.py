@@ -17,7 +17,7 @@ def listening() -> tuple[int, int]:
 
 
 def bequest(role: Role, address: str, *fds: int) -> Bequest:
-    return Bequest((Heirloom(role, address, fds),))
+    return Bequest((Heirloom(role, address, fds, role != ""),))
 
 
 @pytest.fixture

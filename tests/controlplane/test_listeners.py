@@ -7,9 +7,11 @@ import stat
 import pytest
 
 from bgproxy.controlplane import listeners as module
+from bgproxy.controlplane.inherited import Inherited
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.core.model import Address, parse_address
 from bgproxy.errors import StartupError
+from bgproxy.shm.bequest import Bequest, Heirloom
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -258,3 +260,85 @@ def test_without_a_tls_port_it_is_that_of_https():
     listeners = Listeners.open((Address("127.0.0.1", 0),), 1)
     assert (listeners.tls_port, listeners.tls_fds(0), listeners.tls_addresses) == (443, [], [])
     listeners.close()
+
+
+# --- inherited --------------------------------------------------------------------------------------------------------
+
+
+def inodes(listeners: Listeners) -> set[int]:
+    return {os.fstat(fd).st_ino for fd in listeners.bequest.fds}
+
+
+def handed_on(listeners: Listeners) -> Inherited:
+    """As they come to the next generation: copies."""
+    copies = [
+        Heirloom(each.role, each.address, tuple(os.dup(fd) for fd in each.fds), each.is_ours)
+        for each in listeners.bequest.heirlooms
+    ]
+    return Inherited(Bequest(tuple(copies)))
+
+
+def slots_of(listeners: Listeners, workers: int) -> list[list[int]]:
+    return [[os.fstat(fd).st_ino for fd in listeners.fds(slot)] for slot in range(workers)]
+
+
+def test_the_next_generation_has_the_same_sockets_at_the_same_places(opened, tmp_path):
+    unix = Address(path=f"{tmp_path}/s")
+    first = opened(LOOPBACK, unix, tls=(LOOPBACK,))
+    second = opened(LOOPBACK, unix, tls=(LOOPBACK,), inherited=handed_on(first))
+    assert (second.addresses, second.tls_addresses) == (first.addresses, first.tls_addresses)
+    assert inodes(second) == inodes(first)
+    assert slots_of(second, 2) == slots_of(first, 2)
+    first.disown()
+    first.close()
+    assert (tmp_path / "s").exists()
+    second.close()
+    assert not (tmp_path / "s").exists()
+
+
+def test_with_fewer_workers_each_socket_is_still_read_by_somebody(opened):
+    first = opened(LOOPBACK, workers=5)
+    second = opened(LOOPBACK, workers=2, inherited=handed_on(first))
+    assert [len(each) for each in slots_of(second, 2)] == [3, 2]
+    assert inodes(second) == inodes(first)
+
+
+def test_with_more_workers_each_has_one_and_a_new_one_takes_no_connection_before_its_worker_is_there(opened):
+    first = opened(LOOPBACK, workers=1)
+    second = opened(LOOPBACK, workers=3, inherited=handed_on(first))
+    assert [len(each) for each in slots_of(second, 3)] == [1, 1, 1]
+    assert len(inodes(second)) == 3
+    listening = []
+    for slot in range(3):
+        with socket.socket(fileno=os.dup(second.fds(slot)[0])) as sock:
+            assert sock.getsockname()[1] == port_of(first)
+            listening.append(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    assert listening == [1, 0, 0]
+
+
+def test_a_socket_that_cannot_be_opened_twice_is_shared_by_all_workers(opened):
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+        passed = Inherited(Bequest((Heirloom("", address, (os.dup(sock.fileno()),), False),)))
+        listeners = opened(parse_address(address), workers=2, inherited=passed)
+        assert slots_of(listeners, 2) == [[os.fstat(sock.fileno()).st_ino]] * 2
+        assert [each.is_ours for each in listeners.bequest.heirlooms] == [False]
+
+
+def test_a_unix_socket_whose_name_was_removed_is_opened_anew(opened, tmp_path):
+    unix = Address(path=f"{tmp_path}/s")
+    first = opened(unix)
+    inherited = handed_on(first)
+    (tmp_path / "s").unlink()
+    second = opened(unix, inherited=inherited)
+    assert inodes(second).isdisjoint(inodes(first))
+    assert (tmp_path / "s").exists()
+
+
+def test_the_path_of_systemd_is_left_to_systemd(opened, tmp_path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(f"{tmp_path}/s")
+        sock.listen()
+        passed = Inherited(Bequest((Heirloom("", f"unix:{tmp_path}/s", (os.dup(sock.fileno()),), False),)))
+        opened(Address(path=f"{tmp_path}/s"), inherited=passed).close()
+    assert (tmp_path / "s").exists()

@@ -14,6 +14,7 @@ import msgspec
 
 from bgproxy.controlplane.admin.app import AdminServer, start_admin
 from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
+from bgproxy.controlplane.upgrade import UpgradeReport
 from bgproxy.core.gates import Verdict
 from bgproxy.core.model import Address, Colour
 
@@ -41,6 +42,7 @@ class FakeControl:
     def __init__(self) -> None:
         self.defaults = Defaults()
         self.orders: list[SwitchOrder] = []
+        self.upgrades: list[tuple[str, float | None]] = []
         self.gate_orders: list[GateOrder] = []
         self.report: SwitchReport | Exception = switch_report(undo="bgproxy rollback")
         self.verdicts: list[Verdict] = []
@@ -65,6 +67,10 @@ class FakeControl:
         return GateReport(
             changed=True, kind=order.kind, state=state, live="blue", epoch=3, at="t", acked_s=0.001, undo="bgproxy …"
         )
+
+    async def upgrade(self, by: str, timeout_s: float | None) -> UpgradeReport:
+        self.upgrades.append((by, timeout_s))
+        return UpgradeReport(old_pid=1, new_pid=2, old_version="1", new_version="2", seconds=0.5)
 
     def preflight(self, to: Colour) -> list[Verdict]:
         return self.verdicts

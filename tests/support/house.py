@@ -91,6 +91,36 @@ class App:
             self._process.wait()
 
 
+class Grandchild:
+    """A process that is no child of ours, with as much of Popen as is needed here. How it ends is not known."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._pidfd = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._pidfd], [], [], 0)[0]:
+            self.returncode = 0
+            os.close(self._pidfd)
+        return self.returncode
+
+    def wait(self, timeout: float = PATIENCE_S) -> int:
+        if self.returncode is None and not select.select([self._pidfd], [], [], timeout)[0]:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout)
+        return self.poll() or 0
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 class Proxy:
     """`python -m bgproxy run` with these flags. `env` may set any key, like BGPROXY_SWITCH__ACK_TIMEOUT."""
 
@@ -99,7 +129,7 @@ class Proxy:
         self._flags = ("--state-dir", str(self.state_dir), *flags)
         self._env = {"BGPROXY_HEALTH__INTERVAL": "100ms", "BGPROXY_HEADERS__EXPOSE": "true"} | dict(env or {})
         self._log = directory / "stderr.log"
-        self.process: subprocess.Popen[bytes] = self._spawn()
+        self.process: subprocess.Popen[bytes] | Grandchild = self._spawn()
         self.addresses: dict[str, Any] = {}
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -122,6 +152,12 @@ class Proxy:
 
         eventually(ready, "readiness")
         return self
+
+    def follow(self) -> int:
+        """The program has replaced itself: from here on this is the new one. Returns how the old one ended."""
+        self.addresses = json.loads((self.state_dir / "addresses.json").read_bytes())
+        old, self.process = self.process, Grandchild(self.addresses["pid"])
+        return old.wait(PATIENCE_S)
 
     def start_again(self) -> Proxy:
         assert self.process.poll() is not None

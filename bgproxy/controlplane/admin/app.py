@@ -18,13 +18,14 @@ from bgproxy.controlplane.admin.connection import Connection
 from bgproxy.controlplane.admin.etag import Revisions
 from bgproxy.controlplane.admin.handlers import ANSWERS, CONTROL, READING, REVISIONS, ROUTES, ControlPlane, Reading
 from bgproxy.controlplane.admin.problems import Handler, as_problems, harden_every_answer
+from bgproxy.controlplane.admin.sockets import Doors
 from bgproxy.controlplane.idempotency import Answers
-from bgproxy.core.model import Address
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
     from pathlib import Path
+
+    from bgproxy.core.model import Address
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 WILDCARDS = ("0.0.0.0", "::")
@@ -58,17 +59,19 @@ def make_app(
 class AdminServer:
     """A running admin API. `address` is the TCP address actually bound, None without one."""
 
-    def __init__(
-        self, runner: web.AppRunner, listeners: list[asyncio.Server], address: Address | None, path: Path | None
-    ) -> None:
+    def __init__(self, runner: web.AppRunner, listeners: list[asyncio.Server], doors: Doors) -> None:
         self._runner, self._listeners = runner, listeners
-        self.address, self.path = address, path
-        self._inode = path.lstat().st_ino if path is not None else 0
+        self.address, self.path = doors.address, doors.path
+        self._inode = self.path.lstat().st_ino if self.path is not None else 0
 
     @property
     def url(self) -> str:
         """What `--admin` takes: the TCP address if there is one, else the unix socket."""
         return f"http://{self.address}" if self.address is not None else f"unix:{self.path}"
+
+    def disown(self) -> None:
+        """From here on the socket file is a successor's."""
+        self.path = None
 
     async def close(self) -> None:
         """Stop listening, let running requests finish within a few seconds, remove the socket file."""
@@ -82,26 +85,17 @@ class AdminServer:
 async def start_admin(
     control: ControlPlane,
     *,
-    listen: Address | None,
-    socket_path: Path | None,
+    listen: Address | None = None,
+    socket_path: Path | None = None,
+    doors: Doors | None = None,
     tokens: Sequence[Token] = (),
     allowed_hosts: Sequence[str] = LOCAL_HOSTS,
     answers: Answers | None = None,
 ) -> AdminServer:
-    """StartupError names the address that cannot be had; then nothing is left open."""
-    opened: list[socket.socket] = []
-    address = None
-    try:
-        if listen is not None:
-            opened.append(sockets.open_tcp(listen))
-            address = Address(host=listen.host, port=opened[-1].getsockname()[1])
-        if socket_path is not None:
-            opened.append(sockets.open_unix(socket_path))
-    except BaseException:
-        for each in opened:
-            each.close()
-        raise
-    hosts = [*allowed_hosts, *_own_host(listen)]
+    """On `doors` that are open already, else on these addresses: then StartupError names the one that cannot be had."""
+    if doors is None:
+        doors = Doors.open(listen, socket_path)
+    hosts = [*allowed_hosts, *_own_host(doors.address)]
     app = make_app(control, tokens=tokens, allowed_hosts=hosts, answers=answers)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT_S)
     await runner.setup()
@@ -115,8 +109,8 @@ async def start_admin(
         keepalive_timeout=KEEP_ALIVE_S,
         max_headers=100,
     )
-    listeners = [await loop.create_server(connection, sock=each, backlog=sockets.BACKLOG) for each in opened]
-    return AdminServer(runner, listeners, address, socket_path)
+    listeners = [await loop.create_server(connection, sock=each, backlog=sockets.BACKLOG) for each in doors.sockets]
+    return AdminServer(runner, listeners, doors)
 
 
 def _own_host(listen: Address | None) -> list[str]:

@@ -56,12 +56,18 @@ class MaintenanceBody(PauseBody, forbid_unknown_fields=True, frozen=True, kw_onl
     on: bool
 
 
+class UpgradeBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """`timeout`: until the new program is ready."""
+
+    timeout: float | str | None = None
+
+
 class SwitchBody(RollbackBody, forbid_unknown_fields=True, frozen=True, kw_only=True):
     to: Literal["blue", "green"]
     expect_release: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
 
 
-B = TypeVar("B", RollbackBody, SwitchBody, PauseBody, MaintenanceBody)
+B = TypeVar("B", RollbackBody, SwitchBody, PauseBody, MaintenanceBody, UpgradeBody)
 
 
 async def switch_order(request: web.Request, *, by: str, defaults: Defaults) -> SwitchOrder:
@@ -89,6 +95,11 @@ def _gate_order(kind: GateKind, body: PauseBody, by: str) -> GateOrder:
     return GateOrder(
         kind=kind, by=by, reason=_text(body.reason), wait=body.wait, timeout_s=_seconds_or_none(body.timeout, "timeout")
     )
+
+
+async def upgrade_timeout(request: web.Request) -> float | None:
+    """In seconds; None is the configured one."""
+    return _seconds_or_none(_typed(await _document(request), UpgradeBody).timeout, "timeout")
 
 
 def colour_of_query(request: web.Request) -> Colour:

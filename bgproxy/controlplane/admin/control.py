@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.drain import DrainWatch
     from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
     from bgproxy.controlplane.status import Status
+    from bgproxy.controlplane.upgrade import UpgradeReport
     from bgproxy.core.gates import Verdict
     from bgproxy.core.model import Colour
 
@@ -25,12 +26,24 @@ class Switcher(Protocol):
     def verdicts(self, to: Colour, kind: str) -> Sequence[Verdict]: ...
 
 
+class Upgrade(Protocol):
+    async def execute(self, by: str, timeout_s: float | None = None) -> UpgradeReport: ...
+
+
 class Control:
     """Adds counting to the switcher and otherwise only passes on. `defaults` are of [switch]."""
 
     def __init__(
-        self, switcher: Switcher, status: Status, metrics: Metrics, drains: DrainWatch, *, defaults: Defaults
+        self,
+        switcher: Switcher,
+        status: Status,
+        metrics: Metrics,
+        drains: DrainWatch,
+        *,
+        upgrade: Upgrade,
+        defaults: Defaults,
     ) -> None:
+        self._upgrade = upgrade
         self._switcher, self._status, self._metrics, self._drains = switcher, status, metrics, drains
         self.defaults = defaults
 
@@ -45,6 +58,9 @@ class Control:
 
     async def change_gate(self, order: GateOrder) -> GateReport:
         return await self._switcher.change_gate(order)
+
+    async def upgrade(self, by: str, timeout_s: float | None) -> UpgradeReport:
+        return await self._upgrade.execute(by, timeout_s)
 
     def preflight(self, to: Colour) -> Sequence[Verdict]:
         return self._switcher.verdicts(to, "switch")

@@ -19,6 +19,7 @@ from bgproxy.controlplane.admin.bodies import (
     maintenance_order,
     rollback_order,
     switch_order,
+    upgrade_timeout,
 )
 from bgproxy.controlplane.admin.etag import Revisions
 from bgproxy.controlplane.admin.problems import HttpError, answer_problem, document_of, problem
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
+    from bgproxy.controlplane.upgrade import UpgradeReport
     from bgproxy.core.gates import Verdict
     from bgproxy.core.model import Colour
 
@@ -44,6 +46,7 @@ class ControlPlane(Protocol):
 
     async def execute(self, order: SwitchOrder) -> SwitchReport: ...
     async def change_gate(self, order: GateOrder) -> GateReport: ...
+    async def upgrade(self, by: str, timeout_s: float | None) -> UpgradeReport: ...
     def preflight(self, to: Colour) -> Sequence[Verdict]: ...
     def status(self) -> dict[str, Any]: ...
     async def until_drained(self, timeout_s: float | None, *, streams: bool, if_epoch: int | None) -> None: ...
@@ -138,6 +141,11 @@ async def post_maintenance(request: web.Request) -> web.Response:
     return _json(msgspec.to_builtins(await request.app[CONTROL].change_gate(order)))
 
 
+async def post_upgrade(request: web.Request) -> web.Response:
+    timeout_s = await upgrade_timeout(request)
+    return _json(msgspec.to_builtins(await request.app[CONTROL].upgrade(request[CALLER].by, timeout_s)))
+
+
 async def get_preflight(request: web.Request) -> web.Response:
     to = colour_of_query(request)
     verdicts = request.app[CONTROL].preflight(to)
@@ -179,6 +187,7 @@ ROUTES = (
     web.post("/pause", post_pause),
     web.post("/resume", post_resume),
     web.post("/maintenance", post_maintenance),
+    web.post("/upgrade", post_upgrade),
     web.get("/preflight", get_preflight),
     web.get("/metrics", get_metrics),
     web.get("/livez", get_livez),

@@ -7,18 +7,64 @@ import errno
 import os
 import socket
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from bgproxy.core.model import Address, parse_address
 from bgproxy.errors import StartupError
+from bgproxy.shm.bequest import Bequest, Heirloom
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bgproxy.core.model import Address
+    from bgproxy.controlplane.inherited import Inherited
 
 BACKLOG = 128
 SOCKET_MODE = 0o660
 DIRECTORY_MODE = 0o700
+
+
+class Doors(msgspec.Struct, frozen=True):
+    """Where it listens. `address` as it is bound; `path` only where the file there is ours to remove."""
+
+    sockets: tuple[socket.socket, ...] = ()
+    address: Address | None = None
+    path: Path | None = None
+    bequest: Bequest = Bequest()
+
+    @classmethod
+    def open(cls, listen: Address | None, path: Path | None, inherited: Inherited | None = None) -> Doors:
+        """StartupError names the address that cannot be had; then nothing is left open."""
+        found: list[tuple[socket.socket, str]] = []
+        is_ours = True
+        try:
+            if listen is not None:
+                taken = inherited.take("admin", listen) if inherited else None
+                sock = taken.sockets[0] if taken else open_tcp(listen)
+                found.append((sock, taken.name if taken else str(Address(listen.host, sock.getsockname()[1]))))
+            if path is not None:
+                taken = inherited.take("admin", Address(path=str(path))) if inherited else None
+                is_ours = taken is None or taken.is_ours
+                found.append((taken.sockets[0] if taken and path.exists() else open_unix(path), f"unix:{path}"))
+        except BaseException:
+            for sock, _ in found:
+                sock.close()
+            raise
+        return cls(
+            tuple(sock for sock, _ in found),
+            parse_address(found[0][1]) if listen is not None else None,
+            path if is_ours else None,
+            Bequest(
+                tuple(
+                    Heirloom("admin", name, (sock.fileno(),), is_ours or not name.startswith("unix:"))
+                    for sock, name in found
+                )
+            ),
+        )
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
 
 
 def open_tcp(address: Address) -> socket.socket:

@@ -39,11 +39,17 @@ class FakeStatus:
         return ["why"]
 
 
+class FakeUpgrade:
+    async def execute(self, by: str, timeout_s: float | None = None) -> Any:
+        return by, timeout_s
+
+
 async def test_it_counts_answers_and_failures_and_passes_the_rest_on():
     segment = Segment.create(workers=1)
     switcher, metrics = FakeSwitcher(), Metrics(segment, None)
     drains = DrainWatch(segment, lambda: False, timeout_s=0.0)
-    control = Control(switcher, FakeStatus(), metrics, drains, defaults=Defaults(wait="drained"))
+    control = Control(switcher, FakeStatus(), metrics, drains, upgrade=FakeUpgrade(), defaults=Defaults(wait="drained"))
+    assert await control.upgrade("me", 1.0) == ("me", 1.0)
     assert await control.execute(ORDER) is switcher.answer
     switcher.answer = StaleEpoch("the epoch is 8")
     with pytest.raises(StaleEpoch):

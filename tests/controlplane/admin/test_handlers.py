@@ -172,6 +172,14 @@ async def test_the_expected_release_reaches_the_control_plane(api, control):
     assert (await api.ask("POST", "/rollback", json={"expect_release": "2.0"})).status == 400
 
 
+async def test_an_upgrade_is_ordered_with_its_bound(api, control):
+    reply = await api.ask("POST", "/upgrade", json={"timeout": "90s"})
+    assert (reply.status, reply.document["new_pid"], reply.document["new_version"]) == (200, 2, "2")
+    assert (await api.ask("POST", "/upgrade", json={})).status == 200
+    assert [timeout_s for _, timeout_s in control.upgrades] == [90.0, None]
+    assert (await api.ask("POST", "/upgrade", json={"to": "2.0"})).status == 400
+
+
 @pytest.mark.parametrize(
     ("path", "body", "kind", "state"),
     [
