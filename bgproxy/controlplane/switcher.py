@@ -87,8 +87,10 @@ class Switcher:
 
     @property
     def state(self) -> str:
-        """switching, holding (a fence), paused, maintenance, draining or steady: the first that is true."""
+        """upgrading, switching, holding (a fence), paused, maintenance, draining or steady: the first that is true."""
         if self._holder is not None:
+            if self._give_way is not None:
+                return "upgrading"
             return "holding" if self._holds else "switching"
         if self._tools.gate.state:
             return self._tools.gate.state
@@ -248,8 +250,9 @@ class Switcher:
         if self._holder is not None:
             by = f" by {self._holder['by']}" if self._holder["by"] else ""
             to = f" to {self._holder['to']}" if self._holder["to"] else ""
+            what = ("an " if self._holder["kind"][0] in "aeiou" else "a ") + self._holder["kind"]
             raise SwitchInProgress(
-                f"a {self._holder['kind']}{to}{by} is running since {self._holder['since']}; nothing was changed",
+                f"{what}{to}{by} is running since {self._holder['since']}; nothing was changed",
                 hint="repeat it when that one has ended; bgproxy status shows it",
                 extra={"holder": dict(self._holder)},
             )

@@ -363,3 +363,38 @@ async def test_workers_of_an_earlier_supervisor_refuse_a_switch_and_are_killed_f
         assert alive_at_the_cutover == [()]
         assert report.detail == f"workers of an earlier supervisor had to be killed: pid {old.pid}"
         assert old.wait() == -signal.SIGKILL
+
+
+async def test_who_holds_its_place_is_named_to_all_and_gives_way_to_a_rollback(bench):
+    await bench.switch()
+    given_way = []
+
+    async def give_way() -> None:
+        given_way.append(True)
+        release()
+
+    release = bench.switcher.hold_for("upgrade", "me", give_way=give_way)
+    assert bench.switcher.state == "upgrading"
+    with pytest.raises(SwitchInProgress, match="an upgrade by me is running") as refused:
+        await bench.switch(BLUE)
+    assert refused.value.extra["holder"]["kind"] == "upgrade"
+    with pytest.raises(SwitchInProgress):
+        bench.switcher.hold_for("upgrade", "you", give_way=give_way)
+    await bench.rollback(dry_run=True)
+    assert not given_way, "a rehearsal ends nothing"
+    assert (await bench.rollback()).to == "blue"
+    assert given_way == [True]
+    assert bench.switcher.state != "upgrading"
+
+
+async def test_what_cannot_give_way_any_more_is_in_the_way_of_a_rollback_too(bench):
+    await bench.switch()
+
+    async def too_late() -> None:
+        pass
+
+    release = bench.switcher.hold_for("upgrade", "me", give_way=too_late)
+    with pytest.raises(SwitchInProgress):
+        await bench.rollback()
+    release()
+    assert (await bench.rollback()).to == "blue"

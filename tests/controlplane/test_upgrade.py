@@ -130,6 +130,13 @@ async def test_one_that_does_not_is_told_and_everything_is_as_it_was(house, scri
     assert why.partition(" of ")[0][:20] in failed["reason"]
 
 
+async def test_one_that_is_not_ready_in_time_is_killed(house):
+    here = house("time.sleep(600)\n")
+    with pytest.raises(UpgradeFailed, match=r"it was not ready within 0.05 s; this one goes on"):
+        await here.upgrade.execute("me", 0.05)
+    await released(here)
+
+
 async def test_one_that_cannot_be_started_is_told(house):
     here = house("", executable="/no/such/python")
     with pytest.raises(UpgradeFailed, match="it could not be started: No such file or directory"):

@@ -1,4 +1,4 @@
-"""The whole program is replaced under load, by itself: nobody who asks is to notice."""
+"""The whole program is replaced under load, by itself: nobody who asks is to notice. Most runs with `make soak`."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def test_no_request_is_refused_or_reset_over_ten_upgrades(both: Proxy, blue: App
     survive(both, blue, 10)
 
 
+@pytest.mark.soak
 def test_what_was_switched_before_an_upgrade_is_so_after_it_and_orders_go_to_the_new_one(proxy: Proxy) -> None:
     proxy.switch("green", reason="release 2.0")
     kept = proxy.client()
@@ -117,6 +118,7 @@ def test_what_was_switched_before_an_upgrade_is_so_after_it_and_orders_go_to_the
     assert sorted(os.listdir(proxy.state_dir)) == ["lock", "state.json"]
 
 
+@pytest.mark.soak
 def test_sigusr2_upgrades_too(proxy: Proxy) -> None:
     old = proxy.process.pid
     proxy.process.send_signal(signal.SIGUSR2)
@@ -124,6 +126,27 @@ def test_sigusr2_upgrades_too(proxy: Proxy) -> None:
     assert proxy.follow() == 0
     assert proxy.process.pid != old
     assert proxy.colour() == "blue"
+
+
+@pytest.mark.soak
+def test_while_old_workers_drain_a_switch_is_refused_and_a_rollback_ends_them(proxy: Proxy, blue: App) -> None:
+    proxy.switch("green")
+    proxy.post("/rollback")
+    slow = proxy.client()
+    slow.send(HOLD)
+    eventually(lambda: blue.told("held") == 1, "the slow request")
+    old = proxy.process
+    assert proxy.post("/upgrade").ok
+    eventually(lambda: proxy.get("/readyz").ok, "the new one")
+    refused = proxy.switch("green")
+    assert (refused.status, refused.document["code"]) == (409, "switch_refused")
+    assert [each["gate"] for each in refused.document["failed"]] == ["no_orphaned_workers"]
+    assert old.poll() is None, "it waits for the slow request"
+    back = proxy.post("/rollback")
+    assert (back.status, back.document["to"]) == (200, "green")
+    assert slow.is_ended(), "a rollback waits for nobody"
+    slow.close()
+    assert proxy.follow() == 0
 
 
 # --- new versions that are not as they should be ----------------------------------------------------------------------
@@ -163,6 +186,7 @@ def hanging(versioned: Proxy, version: Version) -> Iterator[Future[Answer]]:
         yield ordered
 
 
+@pytest.mark.soak
 def test_the_version_that_is_installed_by_then_is_what_runs(versioned: Proxy, version: Version) -> None:
     version.is_("import bgproxy\nbgproxy.__version__ = '9.9'\n")
     said = versioned.command("upgrade")
@@ -174,6 +198,7 @@ def test_the_version_that_is_installed_by_then_is_what_runs(versioned: Proxy, ve
     assert versioned.status["version"] == "9.9"
 
 
+@pytest.mark.soak
 def test_a_new_version_that_is_not_ready_in_time_is_killed_and_the_old_one_goes_on(
     versioned: Proxy, version: Version
 ) -> None:
@@ -207,6 +232,7 @@ def orphans(proxy: Proxy) -> list[str]:
     return [each for each in proxy.status["can_switch"]["reasons"] if "supervisor" in each]
 
 
+@pytest.mark.soak
 def test_a_new_version_that_does_not_start_is_told_with_its_own_words(
     start: Callable[..., Proxy], blue: App, green: App, tmp_path: Path
 ) -> None:
@@ -224,6 +250,7 @@ def test_a_new_version_that_does_not_start_is_told_with_its_own_words(
     assert proxy.get("/readyz").ok
 
 
+@pytest.mark.soak
 def test_a_new_version_that_dies_is_told(versioned: Proxy, version: Version) -> None:
     version.is_("import sys, os\nif 'run' in sys.orig_argv: os._exit(7)\n")
     answer = versioned.post("/upgrade")
@@ -250,12 +277,14 @@ def test_during_an_upgrade_a_switch_is_refused_and_a_rollback_ends_it(versioned:
     assert versioned.colour() == "blue"
 
 
+@pytest.mark.soak
 def test_sigterm_during_an_upgrade_ends_both(versioned: Proxy, hanging: Future[Answer]) -> None:
     assert versioned.end() == 0
     assert "this program is ending" in hanging.result().document["detail"]
     assert sorted(os.listdir(versioned.state_dir)) == ["lock", "state.json"]
 
 
+@pytest.mark.soak
 def test_an_old_one_that_is_killed_meanwhile_is_succeeded_all_the_same(proxy: Proxy) -> None:
     proxy.process.send_signal(signal.SIGUSR2)
     eventually(lambda: proxy.events("upgrade_began"), "the upgrade")
@@ -270,6 +299,7 @@ def test_an_old_one_that_is_killed_meanwhile_is_succeeded_all_the_same(proxy: Pr
     assert proxy.switch("green").ok
 
 
+@pytest.mark.soak
 def test_a_worker_that_hangs_is_left_behind_by_an_upgrade(start: Callable[..., Proxy], blue: App, green: App) -> None:
     proxy = start(blue, green, env={"BGPROXY_SERVER__TIMEOUTS__SHUTDOWN": "1s"})
     hung = proxy.worker_pids[0]
@@ -284,6 +314,7 @@ def test_a_worker_that_hangs_is_left_behind_by_an_upgrade(start: Callable[..., P
         client.close()
 
 
+@pytest.mark.soak
 def test_while_requests_are_paused_there_is_no_upgrade_and_maintenance_survives_one(proxy: Proxy) -> None:
     proxy.post("/pause")
     answer = proxy.post("/upgrade")
