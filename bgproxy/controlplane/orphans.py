@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bgproxy.shm.segment import Segment, SegmentError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from bgproxy.controlplane.events import Emit
+    from bgproxy.shm.live_pointer import Live
 
 WORKERS_FILE = "workers.json"
 NEXT_WORKERS_FILE = "workers.next.json"  # of a successor that has not taken over yet
+SEGMENT_OPTION = "--segment-fd"
 _DEATH_BOUND_S = 5.0
 _POLL_S = 0.01  # several processes, none of them a child: looked at, not waited for
 
@@ -64,6 +68,26 @@ class Orphan:
         if self.alive:
             signal.pidfd_send_signal(self._pidfd, number)
 
+    def word(self) -> Live | None:
+        """The live word that it serves by, from its own shared memory; None where that cannot be read."""
+        argv = self.recorded.argv
+        if SEGMENT_OPTION not in argv[:-1]:
+            return None
+        number = argv[argv.index(SEGMENT_OPTION) + 1]
+        try:
+            fd = os.open(f"/proc/{self.recorded.pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            segment = Segment.attach(fd)
+        except (SegmentError, OSError, ValueError):
+            os.close(fd)
+            return None
+        try:
+            return segment.live.load() if self.alive else None
+        finally:
+            segment.close()
+
     def release(self) -> None:
         if self._pidfd >= 0:
             os.close(self._pidfd)
@@ -103,6 +127,10 @@ class Orphans:
 
     def pids(self) -> tuple[int, ...]:
         return tuple(recorded.pid for recorded in self.living())
+
+    def words(self) -> list[Live | None]:
+        """What each of them serves by: the truth about what clients are told now, whatever is on disk."""
+        return [orphan.word() for orphan in self._orphans if orphan.alive]
 
     async def retire(self, bound_s: float) -> None:
         """Ask them to finish and leave; after the bound they are killed. All are dead afterwards, or reported."""

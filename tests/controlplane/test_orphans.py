@@ -10,6 +10,9 @@ import pytest
 
 from bgproxy.controlplane import orphans as module
 from bgproxy.controlplane.orphans import Orphans, Record, Recorded, describe, start_time, write_record
+from bgproxy.core.model import GREEN
+from bgproxy.shm.live_pointer import Hold, Live
+from bgproxy.shm.segment import Segment
 from tests.support.proxies import Recorder, eventually
 
 LEAVES = "import time; print('up', flush=True); time.sleep(600)"
@@ -145,3 +148,35 @@ def test_the_record_is_for_its_owner_alone(tmp_path):
     write_record(tmp_path, Record())
     assert (tmp_path / "workers.json").stat().st_mode & 0o777 == 0o600
     assert os.listdir(tmp_path) == ["workers.json"]
+
+
+def test_the_word_that_an_orphan_serves_by_is_read_from_its_own_memory(tmp_path, emit):
+    segment = Segment.create(1)
+    segment.live.store(7, GREEN, Hold.ALL)
+    script = "import sys, time; print('up', flush=True); time.sleep(600)"
+    commands = {
+        "with a segment": [sys.executable, "-c", script, "--segment-fd", str(segment.fd)],
+        "with none": [sys.executable, "-c", script],
+        "with another descriptor": [sys.executable, "-c", script, "--segment-fd", "0"],
+        "with no descriptor": [sys.executable, "-c", script, "--segment-fd"],
+    }
+    processes = []
+    try:
+        recorded = []
+        for command in commands.values():
+            process = subprocess.Popen(command, pass_fds=[segment.fd], stdout=subprocess.PIPE, text=True)
+            processes.append(process)
+            assert process.stdout.readline() == "up\n"
+            recorded.append(describe(process.pid, command))
+        orphans = found(tmp_path, emit, *recorded)
+        assert orphans.words() == [Live(7, GREEN, Hold.ALL), None, None, None]
+        processes[0].kill()
+        processes[0].wait()
+        assert orphans.words() == [None, None, None]
+        orphans.release()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        segment.close()
