@@ -81,8 +81,8 @@ class HeldRequests:
         return True
 
     def _is_open(self, word: int) -> bool:
-        hold = word & HOLD_MASK
-        return not hold or (self._is_alone and hold != _MAINTENANCE)
+        """For all; maintenance is another question."""
+        return not word & HOLD_MASK or self._is_alone
 
     def _may_go(self, exchange: Exchange, word: int) -> bool:
         return self._is_open(word) or (word & HOLD_MASK == _WRITES and not exchange.is_write)

@@ -308,6 +308,18 @@ def test_a_request_whose_client_has_left_is_not_served(plane: Plane, data: bytes
     assert plane.rejected("hold_abandoned") == 1
 
 
+def test_once_let_go_a_client_that_leaves_is_noticed(plane: Plane) -> None:
+    plane.green.script = silent
+    plane.hold(Hold.ALL)
+    (client,) = asking(plane, request("POST"))
+    plane.hold(Hold.OPEN, GREEN)
+    eventually(lambda: plane.cells[slot.IN_FLIGHT + GREEN] == 1, "the request")
+    client.reset()
+    eventually(lambda: plane.cells[slot.IN_FLIGHT + GREEN] == 0, "the end of it")
+    assert plane.failed("client_gone", GREEN) == 1
+    assert plane.green.conversations[0].ended.wait(10)
+
+
 @pytest.mark.says("A FIN alone may be half of a close")
 def test_a_client_that_has_half_closed_still_gets_its_answer(plane: Plane) -> None:
     plane.hold(Hold.ALL)
