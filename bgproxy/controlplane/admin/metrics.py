@@ -228,6 +228,11 @@ class Metrics:
             ],
         )
         yield counter("redirects_total", "Plain requests sent to https.", [({}, summed(self._slots, slot.REDIRECTS))])
+        yield counter(
+            "access_log_dropped_total",
+            "Records of the access log that could not be written.",
+            [({}, summed(self._slots, slot.ACCESS_LOG_DROPPED))],
+        )
         expiries = self._tls.expiries() if self._tls is not None else ()
         yield gauge(
             "tls_certificate_expiry_seconds",

@@ -68,8 +68,8 @@ def test_the_promised_families_are_there(scene):
         requests_in_flight streams_active request_bytes response_bytes client_connections upstream_connections
         upstream_connects upstream_reuses upstream_errors upstream_retries upstream_up pool_healthy health_checks
         rejected_requests event_loop_lag_seconds build_info client_accepts client_closes pipeline_pauses
-        buffered_bytes tls_handshakes redirects tls_certificate_expiry_seconds tls_reloads held_requests held_bytes
-        requests_held request_hold_seconds streams_closed"""
+        buffered_bytes tls_handshakes redirects access_log_dropped tls_certificate_expiry_seconds tls_reloads
+        held_requests held_bytes requests_held request_hold_seconds streams_closed"""
     assert names == {f"bgproxy_{name}" for name in promised.split()}
 
 
@@ -90,6 +90,12 @@ def test_requests_are_summed_over_the_workers(scene):
     assert samples["bgproxy_request_duration_seconds_bucket{code_class=5xx,colour=green,le=0.1}"] == 0
     assert samples["bgproxy_request_duration_seconds_bucket{code_class=5xx,colour=green,le=0.25}"] == 4
     assert samples["bgproxy_request_duration_seconds_sum{code_class=5xx,colour=green}"] == pytest.approx(0.8)
+
+
+def test_records_that_the_access_log_lost_are_counted(scene):
+    for slot in scene.segment.slots:
+        slot.cells[worker_slot.ACCESS_LOG_DROPPED] = 3
+    assert scene.samples()["bgproxy_access_log_dropped_total{}"] == 6
 
 
 def test_handshakes_are_counted_by_whether_a_session_was_resumed_and_certificates_by_their_place(scene):
