@@ -120,12 +120,14 @@ _DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 class Upstream(msgspec.Struct, frozen=True):
-    """One server address of a pool. `index` is its row in the health board and in every worker slot."""
+    """One server address of a pool. `index` is its row in the health board and in every worker slot, for as long as it
+    is in the table. `drained`: no request goes there, by the operator's word."""
 
     id: str
     index: int
     address: Address
     weight: int = 1
+    drained: bool = False
 
 
 class Pool(msgspec.Struct, frozen=True):

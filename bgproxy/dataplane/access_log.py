@@ -34,6 +34,7 @@ class AccessLog:
     """`json` (one object a line) or `combined`, appended to a file or written to standard output."""
 
     def __init__(self, settings: AccessLogSettings, cells: memoryview) -> None:
+        self._settings = settings
         self._format = _as_json if settings.format == "json" else _as_combined
         self._cells = cells
         self._records: list[tuple[Any, ...]] = []
@@ -44,6 +45,16 @@ class AccessLog:
             self._fd = os.open(settings.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
         self._thread.start()
+
+    def is_current(self, settings: AccessLogSettings) -> bool:
+        """Does it write what is asked for, to the file that has the name now?"""
+        if settings != self._settings or settings.file == "-":
+            return settings == self._settings
+        try:
+            named, ours = os.stat(settings.file), os.fstat(self._fd)
+        except OSError:
+            return False
+        return (named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)
 
     def record(self, exchange: Exchange, end_ns: int, termination: str) -> None:
         """`end_ns` is from before it is counted as in flight no longer: who sees that it is not, knows a later time."""
@@ -113,6 +124,7 @@ class AccessLog:
                     rest = rest[os.write(self._fd, rest) :]
             except OSError:  # the disk is full or the reader is gone: counted, and tried again with the next batch
                 self._cells[slot.ACCESS_LOG_DROPPED] += bytes(rest).count(b"\n")
+        os.close(self._fd)
 
 
 @functools.cache

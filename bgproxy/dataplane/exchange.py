@@ -194,13 +194,18 @@ class Exchange:
             if other is not None:
                 self.attempts += 1
                 self._plane.cells[slot.RETRIES + (self.word & 1)] += 1
-                first.in_flight -= 1
-                self.server = other
-                connection = other.take(self)
-                if connection is not None:
-                    self.send_on(connection, reused=True)
+                self.move_to(other)
                 return
         self._end_with(failure)
+
+    def move_to(self, other: Server) -> None:
+        """To another upstream of the same pool, before anything was sent."""
+        if self.server is not None:
+            self.server.in_flight -= 1
+        self.server = other
+        connection = other.take(self)
+        if connection is not None:
+            self.send_on(connection, reused=True)
 
     def failed(self, failure: Failure, detail: str = "") -> None:
         """The upstream side is lost. Before the response head: send again, or answer ourselves. After it: cut."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from bgproxy.core.messages import ToSupervisor
 from bgproxy.core.model import COLOURS, PoolTable
-from bgproxy.core.settings import TRUSTED_UNIX, WorkerSettings
+from bgproxy.core.settings import TRUSTED_UNIX, AccessLogSettings, UpstreamTls, WorkerSettings
 from bgproxy.dataplane.access_log import AccessLog
 from bgproxy.dataplane.buffers import Buffers
 from bgproxy.dataplane.deadlines import Deadlines
@@ -75,6 +75,7 @@ class DataPlane:
         "_tasks",
         "_trusted",
         "_trusts_unix",
+        "_upstream_tls_settings",
         "access_log",
         "board",
         "body_idle_ns",
@@ -146,6 +147,10 @@ class DataPlane:
         self.drained = asyncio.Event()
         self.http_date = b""
         self.access_log: AccessLog | None = None
+        self.pools: tuple[UpstreamPool, ...] = ()
+        self.resolver = Resolver(loop)
+        self.upstream_tls: ssl.SSLContext | None = None
+        self._upstream_tls_settings = UpstreamTls()
         self._tasks: set[asyncio.Task[None]] = set()
         self._exposed_word = -1
         self._exposed_lines = b""
@@ -155,7 +160,8 @@ class DataPlane:
         self.response_bytes = [0, 0]  # by colour; added to the cells at every tick
 
     def configure(self, settings: WorkerSettings, table: PoolTable) -> None:
-        """Serve with these from the next request on."""
+        """Serve with these from the next request on. What runs goes on, also where its upstream is gone from the table;
+        connections of upstreams that stay are kept."""
         self.settings = settings
         timeouts, limits, upstream = settings.timeouts, settings.limits, settings.upstream
         self.header_ns = _ns(timeouts.header)
@@ -185,19 +191,45 @@ class DataPlane:
         hsts = settings.https.hsts
         self.hsts_line = b"\r\nStrict-Transport-Security: max-age=%d" % hsts if hsts else b""
         self.responses = ResponseReader(without=("strict-transport-security",) if hsts else ())
-        self.resolver = Resolver(self.loop, upstream.dns_refresh)
+        self.resolver.refresh_s = upstream.dns_refresh
         networks = [cidr for cidr in settings.trusted_proxies if cidr != TRUSTED_UNIX]
         self._trusted = tuple(map(ipaddress.ip_network, networks))
         self._trusts_unix = len(networks) < len(settings.trusted_proxies)
         self._exposed_word = -1
         self.exposes = settings.headers.expose
-        if settings.access_log.format != "off" and self.access_log is None:
-            self.access_log = AccessLog(settings.access_log, self.cells)
-        self.upstream_tls: ssl.SSLContext | None = client_context(settings.upstream_tls) if table.over_tls else None
+        self._write_access_log(settings.access_log)
+        self._trust_upstreams(settings.upstream_tls, table)
         self.table = table
-        self.pools = tuple(UpstreamPool(self, colour, table.pool(colour)) for colour in COLOURS)
+        former = self.pools or (None, None)
+        self.pools = tuple(UpstreamPool(self, colour, table.pool(colour), former[colour]) for colour in COLOURS)
+        for pool in self.pools:
+            pool.settle()
         self.cells[slot.TABLE_VERSION] = table.version
         self._on_tick()
+
+    def _write_access_log(self, settings: AccessLogSettings) -> None:
+        """Another file or format, or the file was moved away (as logrotate does): a new log. One that cannot be opened
+        leaves the last one in use, unless there is none."""
+        last = self.access_log
+        if last is not None and last.is_current(settings):
+            return
+        try:
+            self.access_log = AccessLog(settings, self.cells) if settings.format != "off" else None
+        except OSError:
+            if last is None:
+                raise
+            return
+        if last is not None:
+            self.loop.run_in_executor(None, last.close)  # it may wait for a reader that does not read
+
+    def _trust_upstreams(self, settings: UpstreamTls, table: PoolTable) -> None:
+        if not table.over_tls or (self.upstream_tls is not None and settings == self._upstream_tls_settings):
+            return
+        self.upstream_tls, self._upstream_tls_settings = client_context(settings), settings
+        for server in (server for pool in self.pools for server in pool.servers):
+            if server.address.server_name:
+                server.close_parked()  # made under the last rules
+
 
     # --- for connections ---------------------------------------------------------------------------------------------
 
@@ -263,23 +295,7 @@ class DataPlane:
         self._oldest.tick()
         self.http_date = formatdate(usegmt=True).encode()
         for pool in self.pools:
-            parked = opened = waiting = reuses = 0
-            for server in pool.servers:
-                server.give_up_waiting(self.deadlines.now)
-                row = slot.row_cell(pool.colour, server.index, 0)
-                cells[row + slot.ROW_IN_FLIGHT] = server.in_flight
-                cells[row + slot.ROW_PARKED] = len(server.parked)
-                cells[row + slot.ROW_REQUESTS] = server.requests
-                cells[row + slot.ROW_CONNECT_FAILURES] = server.connect_failures
-                parked += len(server.parked)
-                opened += server.open
-                waiting += len(server.waiting)
-                reuses += server.reuses
-                server.reuses = 0
-            cells[slot.PARKED + pool.colour] = parked
-            cells[slot.UPSTREAM_CONNECTIONS + pool.colour] = opened
-            cells[slot.WAITING + pool.colour] = waiting
-            cells[slot.REUSES + pool.colour] += reuses
+            pool.count(cells, self.deadlines.now)
             cells[slot.RESPONSE_BYTES + pool.colour] += self.response_bytes[pool.colour]
             self.response_bytes[pool.colour] = 0
         if self.access_log is not None:

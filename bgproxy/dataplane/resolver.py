@@ -13,9 +13,9 @@ SocketAddress: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
 class Resolver:
     """Answers are kept for `refresh_s`. A name that can no longer be resolved keeps its last addresses."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, refresh_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, refresh_s: float = 0.0) -> None:
         self._loop = loop
-        self._refresh_s = refresh_s
+        self.refresh_s = refresh_s
         self._known: dict[tuple[str, int], tuple[float, list[SocketAddress]]] = {}
 
     async def resolve(self, host: str, port: int) -> list[SocketAddress]:
@@ -34,7 +34,7 @@ class Resolver:
         except OSError:
             if not addresses:
                 raise
-        self._known[host, port] = (self._loop.time() + self._refresh_s, addresses)
+        self._known[host, port] = (self._loop.time() + self.refresh_s, addresses)
         return addresses
 
 

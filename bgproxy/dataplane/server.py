@@ -30,7 +30,8 @@ GOODBYE_S: Final = 1.0
 
 
 class Server:
-    """`open` counts all connections, those being made included; it never exceeds the configured maximum."""
+    """`open` counts all connections, those being made included; it never exceeds the configured maximum. With
+    `is_leaving` no new request comes: the operator drains it, or it is no longer in the table."""
 
     __slots__ = (
         "_failures",
@@ -43,6 +44,7 @@ class Server:
         "id",
         "in_flight",
         "index",
+        "is_leaving",
         "open",
         "parked",
         "requests",
@@ -68,8 +70,42 @@ class Server:
         self.waiting: deque[Exchange] = deque()
         self.stalled = Stalled()
         self.ejected = False
+        self.is_leaving = False
         self.connect_failures = 0
         self._failures = 0  # consecutive
+
+    # --- from table to table -----------------------------------------------------------------------------------------
+
+    def configure(self, pool: UpstreamPool, upstream: Upstream) -> None:
+        """It is in this table as this upstream; what it has and does goes on."""
+        self._pool = pool
+        self.weight = upstream.weight
+        self.is_leaving = upstream.drained
+
+    def stand_aside(self) -> None:
+        """Drained: what runs here ends here, what waits goes elsewhere if there is an elsewhere."""
+        self.close_parked()
+        waiting, self.waiting = self.waiting, deque()
+        for exchange in waiting:
+            if not self._hand_over(exchange):
+                self.waiting.append(exchange)
+
+    def retire(self) -> None:
+        """No longer in the table. Its row is another's from now on."""
+        self.is_leaving = True
+        row = slot.row_cell(self.colour, self.index, 0)
+        for cell in range(row, row + slot.ROW_CELLS):
+            self._plane.cells[cell] = 0
+        self.stand_aside()
+        while self.waiting:
+            self.waiting.popleft().failed(failures.NO_HEALTHY_UPSTREAM)
+
+    def _hand_over(self, exchange: Exchange) -> bool:
+        other = self._plane.pools[self.colour].pick_other((self,))
+        if other is None:
+            return False
+        exchange.move_to(other)
+        return True
 
     # --- a connection for an exchange --------------------------------------------------------------------------------
 
@@ -108,6 +144,8 @@ class Server:
     def connect_or_wait(self, exchange: Exchange) -> None:
         """A connection that has not been idle: new, or the next that comes free."""
         limits = self._plane.settings.upstream
+        if self.is_leaving and self._hand_over(exchange):
+            return
         if self.open < limits.max_connections:
             self.open += 1
             self._plane.spawn(self._connect(exchange))
@@ -219,7 +257,9 @@ class Server:
         self.connect_failures += 1
         self._failures += 1
         limits = self._plane.settings.upstream
-        if 0 < limits.passive_failures <= self._failures and not self.ejected and self._pool.may_eject(self):
+        if not 0 < limits.passive_failures <= self._failures or self.ejected or self.is_leaving:
+            return
+        if self._pool.may_eject(self):
             self._eject(limits.passive_eject, error)
 
     # --- a connection back -------------------------------------------------------------------------------------------
@@ -230,7 +270,7 @@ class Server:
         if self.waiting:
             self.reuses += 1
             self.waiting.popleft().send_on(connection, reused=True)
-        elif plane.draining:
+        elif plane.draining or self.is_leaving:
             connection.leave()
         else:
             connection.deadline = plane.deadlines.now + plane.upstream_idle_ns

@@ -192,15 +192,25 @@ def test_a_dash_is_standard_output(cells: memoryview, capfd: pytest.CaptureFixtu
 # --- through a worker -------------------------------------------------------------------------------------------------
 
 
+def to(path: Path) -> AccessLogSettings:
+    return AccessLogSettings(format="json", file=str(path))
+
+
+def open_files_of(plane: Plane) -> set[str]:
+    descriptors = f"/proc/{plane.worker.process.pid}/fd"
+    return {os.readlink(f"{descriptors}/{number}") for number in os.listdir(descriptors)}
+
+
 @pytest.fixture
 def logged(tmp_path: Path) -> Iterator[tuple[Plane, Path]]:
-    """A worker of its own: where the log goes is settled when a worker starts."""
+    """A worker of its own, which writes to a file of its own."""
     path = tmp_path / "access.log"
     worker = WorkerProcess()
     try:
-        with_log = settings(access_log=AccessLogSettings(format="json", file=str(path)))
+        with_log = settings(access_log=to(path))
         worker.start((Pool(()), Pool(())), with_log)
         plane = Plane(worker)
+        plane.configure(with_log)
         yield plane, path
         plane.close()
     finally:
@@ -230,7 +240,7 @@ def test_every_way_an_exchange_ends_has_its_word(logged: tuple[Plane, Path]) -> 
     leaving.reset()
     late = plane.client()
     late.send(b"POST /late HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
-    plane.configure(settings(timeouts={"body_idle": 0.1}))
+    plane.configure(settings(timeouts={"body_idle": 0.1}, access_log=to(path)))
     late.send(b"abc")
     assert late.answer("POST").status == 408
     eventually(lambda: path.read_text().count("\n") == 4, "four records")
@@ -248,7 +258,7 @@ def test_every_way_an_exchange_ends_has_its_word(logged: tuple[Plane, Path]) -> 
 
 def test_what_is_refused_is_found_by_the_id_that_its_client_was_given(logged: tuple[Plane, Path]) -> None:
     plane, path = logged
-    plane.configure(settings(limits={"body_bytes": 10}, trusted_proxies=("127.0.0.0/8",)))
+    plane.configure(settings(limits={"body_bytes": 10}, trusted_proxies=("127.0.0.0/8",), access_log=to(path)))
     broken, large, late = plane.client(), plane.client(), plane.client()
     broken.send(b"GET /\x01 HTTP/1.1\r\n\r\n")
     late.send(request(target="/late"))
@@ -263,3 +273,30 @@ def test_what_is_refused_is_found_by_the_id_that_its_client_was_given(logged: tu
         assert record.items() >= (nobody | {"status": answer.status, "bytes_out": len(answer.raw)}).items()
     assert [refused[name] for name in ("method", "host", "path")] == ["", "", ""], "broken bytes are not for a log"
     assert [oversized[name] for name in ("method", "host", "path")] == ["POST", "app.example", "/large"]
+
+
+def test_a_log_that_was_moved_away_is_opened_anew_and_other_settings_are_taken(
+    logged: tuple[Plane, Path],
+) -> None:
+    plane, path = logged
+    client = plane.client()
+    client.ask("GET", "/first")
+    eventually(lambda: path.read_text().count("\n") == 1, "the first record")
+    path.rename(path.with_suffix(".1"))
+    plane.configure(settings(access_log=to(path)))
+    client.ask("GET", "/second")
+    eventually(lambda: path.exists() and path.read_text().count("\n") == 1, "the second record")
+    assert "/second" not in path.with_suffix(".1").read_text()
+    plane.configure(settings(access_log=AccessLogSettings(format="combined", file=str(path))))
+    client.ask("GET", "/third")
+    eventually(lambda: '"GET /third HTTP/1.1"' in path.read_text(), "the third record, in another format")
+    eventually(lambda: str(path.with_suffix(".1")) not in open_files_of(plane), "the end of the old file")
+    plane.configure(settings(access_log=to(path / "not-a-directory")))
+    client.ask("GET", "/fourth")
+    eventually(lambda: '"GET /fourth HTTP/1.1"' in path.read_text(), "the last log to stay in use")
+    plane.configure()
+    client.ask("GET", "/fifth")
+    plane.configure(settings(access_log=to(path)))
+    client.ask("GET", "/sixth")
+    eventually(lambda: "/sixth" in path.read_text(), "the sixth record")
+    assert "/fifth" not in path.read_text()
