@@ -10,6 +10,10 @@ BgproxyError
     ├── NothingToRollBackTo     409  exit 5
     ├── SwitchRefused           409  exit 5   carries every failed verdict
     ├── GateConflict            409  exit 5   paused where maintenance was asked for, or the reverse
+    ├── PoolRefused             409  exit 5   the same about a change of a pool
+    ├── UnknownUpstream         404  exit 2
+    ├── ConfigurationRefused    409  exit 3   a reload; carries every problem
+    ├── NothingToReload         409  exit 5   it was started without a file
     ├── SwitchInProgress        409  exit 6   names the holder
     ├── StaleEpoch              412  exit 6
     ├── IdempotencyKeyReused    422  exit 2   the key belongs to another order
@@ -18,7 +22,8 @@ BgproxyError
     ├── StoreUnavailable        503  exit 1   the intent could not be written: nothing was changed
     ├── WorkersDidNotAcknowledge 504 exit 7   names the workers and tells the truth about the word
     ├── FenceTimedOut           504  exit 7   the old colour did not become empty: the switch was taken back
-    └── DrainTimedOut           504  exit 7   the switch is done, old requests are still running
+    ├── DrainTimedOut           504  exit 7   the switch is done, old requests are still running
+    └── UpstreamNotUp           504  exit 7   it is enabled, but its checks do not call it up
 """
 
 from __future__ import annotations
@@ -90,6 +95,32 @@ class GateConflict(ControlError):
     status, code, exit_code = 409, "gate_conflict", EXIT_REFUSED
 
 
+class PoolRefused(ControlError):
+    """`failed` as in SwitchRefused; nothing was changed."""
+
+    status, code, exit_code = 409, "pool_refused", EXIT_REFUSED
+
+    def __init__(self, detail: str, *, failed: Sequence[dict[str, Any]] = (), hint: str = "") -> None:
+        super().__init__(detail, hint=hint, extra={"failed": list(failed)})
+
+
+class UnknownUpstream(ControlError):
+    status, code, exit_code = 404, "unknown_upstream", EXIT_USAGE
+
+
+class ConfigurationRefused(ControlError):
+    """`problems` holds one line per problem; nothing was changed."""
+
+    status, code, exit_code = 409, "configuration_refused", EXIT_CONFIG
+
+    def __init__(self, detail: str, *, problems: Sequence[str], hint: str = "") -> None:
+        super().__init__(detail, hint=hint, extra={"problems": list(problems)})
+
+
+class NothingToReload(ControlError):
+    status, code, exit_code = 409, "nothing_to_reload", EXIT_REFUSED
+
+
 class SwitchInProgress(ControlError):
     status, code, exit_code = 409, "switch_in_progress", EXIT_CONFLICT
 
@@ -124,3 +155,7 @@ class FenceTimedOut(ControlError):
 
 class DrainTimedOut(ControlError):
     status, code, exit_code = 504, "drain_timed_out", EXIT_TIMEOUT
+
+
+class UpstreamNotUp(ControlError):
+    status, code, exit_code = 504, "upstream_not_up", EXIT_TIMEOUT

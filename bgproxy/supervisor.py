@@ -1,6 +1,6 @@
 """The control plane's composition root: everything is made here, started in order, and ended in the reverse of it.
 
-`run` returns 0 after an orderly end by SIGTERM, SIGINT or SIGHUP, also where requests had to be cut at the deadline
+`run` returns 0 after an orderly end by SIGTERM or SIGINT, also where requests had to be cut at the deadline
 (they are in the log); 1 where a second signal ended it without patience.
 """
 
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from bgproxy import __version__, log
-from bgproxy.controlplane.admin.app import start_admin
+from bgproxy.controlplane.admin.app import AdminServer, start_admin
 from bgproxy.controlplane.admin.control import Control
 from bgproxy.controlplane.admin.metrics import Metrics
+from bgproxy.controlplane.admin.pools import PoolControl
 from bgproxy.controlplane.admin.sockets import Doors
 from bgproxy.controlplane.certificates import Certificates
 from bgproxy.controlplane.checklist import Checklist
@@ -31,9 +32,14 @@ from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orders import Defaults
 from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, read_record
 from bgproxy.controlplane.patience import Interrupted, Patience
-from bgproxy.controlplane.probe import probe
+from bgproxy.controlplane.pool_changes import PoolChanges
+from bgproxy.controlplane.pool_record import PoolFile
+from bgproxy.controlplane.pool_tables import PoolTables, probe_of, say_overtaken
+from bgproxy.controlplane.pools import first_table
+from bgproxy.controlplane.pools import standing as standing_of
 from bgproxy.controlplane.prober import Prober
 from bgproxy.controlplane.records import Records
+from bgproxy.controlplane.reload import Reload
 from bgproxy.controlplane.running import Running
 from bgproxy.controlplane.sampler import Sampler
 from bgproxy.controlplane.state_lock import StateLock, prepare_directory
@@ -49,13 +55,13 @@ from bgproxy.errors import EXIT_OK, BgproxyError, StartupError
 from bgproxy.shm.bequest import Bequest
 from bgproxy.shm.live_pointer import Hold
 from bgproxy.shm.segment import Segment
-from bgproxy.tls.upstream import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from bgproxy.config import Config
+    from bgproxy.controlplane.pools import Standing
 
 __all__ = ["run", "serve", "tell_predecessor"]
 
@@ -68,15 +74,17 @@ def run(
     *,
     ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
     workers_outlive: bool = True,
+    reread: Callable[[], Config] | None = None,
 ) -> int:
     """Serve until a signal; the exit code. BgproxyError where it cannot start. `ready` gets what addresses.json says:
     listen and tls (addresses with their real ports), admin (host:port or ""), socket (path or ""), pid.
-    Without `workers_outlive` a worker ends even where this process is killed, instead of going on for a successor."""
+    Without `workers_outlive` a worker ends even where this process is killed, instead of going on for a successor, and
+    everything ends with its terminal. `reread` reads the configuration again, None where there is no file to reload."""
     command = COMMAND if workers_outlive else (*COMMAND, "--end-with-supervisor")
     log.set_up(config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         program = None if workers_outlive else Program((), "")
-        return runner.run(serve(config, ready=ready, command=command, program=program))
+        return runner.run(serve(config, ready=ready, command=command, program=program, reread=reread))
 
 
 async def serve(
@@ -85,15 +93,16 @@ async def serve(
     ready: Callable[[Mapping[str, Any]], None] = lambda _: None,
     command: Sequence[str] = COMMAND,
     program: Program | None = None,
+    reread: Callable[[], Config] | None = None,
 ) -> int:
     """`run` on the running loop. `command` starts a worker, `program` this whole program, at an upgrade."""
     code = EXIT_OK
     program = program or Program.running(os.environ)
     predecessor = Predecessor.find(os.environ)
     async with AsyncExitStack() as stack:
-        patience = Patience(stack)
+        patience = Patience(stack, hang_up_ends=not program.command)
         try:
-            supervisor = await _start(config, stack, patience, command, predecessor, program)
+            supervisor = await _start(config, stack, patience, command, predecessor, program, reread)
             await supervisor.announce(ready, predecessor)
             await patience.asked_to_stop.wait()
             code = await supervisor.stop(patience)
@@ -113,13 +122,13 @@ async def _start(
     command: Sequence[str],
     predecessor: Predecessor | None,
     program: Program,
+    reread: Callable[[], Config] | None = None,
 ) -> Running:
     events = Events()
     notifier = Notifier(os.environ)
     stack.callback(notifier.close)
     for warning in config.warnings:
         events.emit("configuration_warning", warning=warning)
-    make_the_most_of_descriptors(config.worker_settings(), config.pools, emit=events.emit)
     directory = config.state.dir
     prepare_directory(directory)
     passed = passed_sockets(os.environ)
@@ -128,6 +137,10 @@ async def _start(
     store = StateStore(directory)
     stack.callback(store.close)
     state = await _load(store, config)
+    persisted = PoolFile(directory, in_thread=store.in_thread)
+    pools = _stand(config, persisted, events)
+    table = first_table(pools)
+    make_the_most_of_descriptors(config.worker_settings(), table, emit=events.emit)
     # Those of a predecessor that still lives are its own, until it says who they are.
     orphans = Orphans(emit=events.emit) if predecessor else Orphans.find(directory, emit=events.emit)
     stack.callback(orphans.release)
@@ -143,11 +156,11 @@ async def _start(
     segment.live.store(state.epoch, state.live_colour, standing)
     prober = Prober(
         config.health,
-        config.pools,
+        table,
         segment.health,
         lambda: segment.live.load().colour,
         emit=events.emit,
-        probe=partial(probe, tls=client_context(config.upstream_tls) if config.pools.over_tls else None),
+        probe=probe_of(config, table),
     )
     prober.start()
     stack.push_async_callback(prober.stop)
@@ -192,7 +205,7 @@ async def _start(
         segment,
         listeners,
         settings,
-        config.pools,
+        table,
         emit=events.emit,
         record=records.record,
         command=command,
@@ -205,9 +218,9 @@ async def _start(
         workers,
         orphans,
         prober,
-        min_healthy=config.min_healthy,
-        check=f"{config.health.method} {config.health.path}",
-        release=lambda colour: config.pools.pool(colour).release,
+        min_healthy=pools.min_healthy,
+        check=_check(config),
+        release=lambda colour: tables.table.pool(colour).release,
     )
     gate = Gate(segment, workers, standing)
     switcher = Switcher(
@@ -249,9 +262,45 @@ async def _start(
         handed_over=patience.asked_to_stop.set,
         timeout_s=config.server.timeouts.upgrade,
     )
-    control = _control(config, segment, prober, workers, switcher, sampler, events, certificates, drains, upgrade)
+    tables = PoolTables(
+        config,
+        pools,
+        table,
+        persisted,
+        segment,
+        prober,
+        workers,
+        is_switching=lambda: switcher.is_busy,
+        settings=lambda wanted: wanted.worker_settings(tls_port=listeners.tls_port),
+        emit=events.emit,
+    )
+    status = Status(_facts(tables), segment, prober, workers, switcher, sampler, tls=certificates.report)
+    metrics = Metrics(segment, prober, certificates)
+    events.listen(metrics.switches.told)
+    control = Control(switcher, status, metrics, drains, upgrade=upgrade, defaults=_defaults(config))
+
+    def adopted() -> None:
+        status.configure(_facts(tables))
+        checklist.configure(min_healthy=tables.standing.min_healthy, check=_check(tables.config))
+
+    def reloaded(wanted: Config) -> None:
+        status.configure(_facts(tables), reloaded=True)
+        drains.timeout_s, upgrade.timeout_s = wanted.switch.drain_timeout, wanted.server.timeouts.upgrade
+        _apply(wanted, switcher, control, admin)
+
+    tables.adopted = adopted
+    changes = PoolChanges(tables, segment, prober, orphans, emit=events.emit)
+    reload = Reload(reread, tables, segment, certificates, applied=reloaded, emit=events.emit)
+    metrics.reloads = reload.results
+    stack.push_async_callback(changes.close)
+    stack.push_async_callback(reload.close)
     open_admin = partial(
-        start_admin, control, doors=doors, tokens=config.admin.tokens, allowed_hosts=config.admin.allowed_hosts
+        start_admin,
+        control,
+        doors=doors,
+        tokens=config.admin.tokens,
+        allowed_hosts=config.admin.allowed_hosts,
+        pools=PoolControl(tables, changes, reload),
     )
     if predecessor is None:
         admin = await open_admin()
@@ -270,6 +319,8 @@ async def _start(
         orphans.adopt(read_record(directory / WORKERS_FILE, emit=events.emit).workers if old is None else old)
         admin = await open_admin()
         stack.push_async_callback(admin.close)
+    if pools.record != persisted.load_pools():  # until here the record was for a predecessor to go on with
+        await persisted.save_pools(pools.record)
     addresses = {
         "listen": listeners.plain_addresses,
         "tls": listeners.tls_addresses,
@@ -277,8 +328,11 @@ async def _start(
         "socket": str(config.admin.socket or ""),
         "pid": os.getpid(),
     }
+    following = asyncio.create_task(reload.follow(patience.asked_to_reload))
+    stack.callback(following.cancel)
     supervisor = Running(
         config=config,
+        tables=tables,
         segment=segment,
         records=records,
         takeover=takeover,
@@ -312,36 +366,45 @@ async def _load(store: StateStore, config: Config) -> State:
     return state
 
 
-def _control(
-    config: Config,
-    segment: Segment,
-    prober: Prober,
-    workers: Workers,
-    switcher: Switcher,
-    sampler: Sampler,
-    events: Events,
-    certificates: Certificates,
-    drains: DrainWatch,
-    upgrade: Upgrade,
-) -> Control:
-    facts = Facts(
+def _stand(config: Config, persisted: PoolFile, events: Events) -> Standing:
+    """The pools as configuration and record say. Where the configuration has other upstreams than when some were set at
+    run time, it counts, and the record is over."""
+    found = standing_of(config, persisted.load_pools())
+    for colour in found.overtaken:
+        say_overtaken(colour, events.emit)
+    return found
+
+
+def _check(config: Config) -> str:
+    return f"{config.health.method} {config.health.path}"
+
+
+def _facts(tables: PoolTables) -> Facts:
+    return Facts(
         instance=socket.gethostname(),
-        table=config.pools,
-        min_healthy=config.min_healthy,
-        config_file=config.source.file,
-        config_sha256=config.source.sha256,
+        table=tables.table,
+        min_healthy=tables.standing.min_healthy,
+        config_file=tables.config.source.file,
+        config_sha256=tables.config.source.sha256,
+        sources=tables.standing.sources,
     )
-    status = Status(facts, segment, prober, workers, switcher, sampler, tls=certificates.report)
-    metrics = Metrics(segment, prober, certificates)
-    events.listen(metrics.switches.told)
-    return Control(
-        switcher,
-        status,
-        metrics,
-        drains,
-        upgrade=upgrade,
-        defaults=Defaults(mode=config.switch.mode, wait=config.switch.wait),
+
+
+def _apply(config: Config, switcher: Switcher, control: Control, admin: AdminServer) -> None:
+    """What a reload changes besides pools, workers and probes."""
+    log.set_up(config.log.level, config.log.format)
+    switcher.configure(
+        ack_timeout_s=config.switch.ack_timeout,
+        drain_timeout_s=config.switch.drain_timeout,
+        fence_timeout_s=config.switch.fence_timeout,
+        fence_policy=config.switch.fence_policy,
     )
+    control.defaults = _defaults(config)
+    admin.configure(config.admin.tokens, config.admin.allowed_hosts)
+
+
+def _defaults(config: Config) -> Defaults:
+    return Defaults(mode=config.switch.mode, wait=config.switch.wait)
 
 
 def _takeover(directory: Path, events: Events) -> Takeover | None:

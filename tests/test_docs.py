@@ -20,7 +20,7 @@ import pytest
 from bgproxy import errors
 from bgproxy.cli.main import cli
 from bgproxy.config import load
-from bgproxy.controlplane.admin.handlers import ROUTES
+from bgproxy.controlplane.admin.app import ROUTES
 from bgproxy.controlplane.events import WARNINGS
 from bgproxy.core import error_pages
 from bgproxy.core.switch import Phase
@@ -106,7 +106,10 @@ def options_of(command: click.Command) -> set[str]:
 
 
 def test_every_option_that_is_mentioned_exists() -> None:
-    known = options_of(cli) | {option for command in cli.commands.values() for option in options_of(command)}
+    nested = [
+        each for group in cli.commands.values() if isinstance(group, click.Group) for each in group.commands.values()
+    ]
+    known = options_of(cli) | {option for each in (*cli.commands.values(), *nested) for option in options_of(each)}
     elsewhere = {"--time", "--max-ratio", "--import-mode", "--help", "--kill-whom", "--init"}
     for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", path.read_text())) - elsewhere
@@ -228,10 +231,8 @@ def test_every_step_of_the_drawn_request_and_switch_is_code() -> None:
 
 
 def test_the_api_lists_every_route() -> None:
-    listed = set(re.findall(r"`(GET|POST) (/\w+)[?`]", page("api.md"))) | set(
-        re.findall(r"`(GET|POST) (/\w+)\?", page("api.md"))
-    )
-    assert listed == {(route.method, route.path) for route in ROUTES}
+    listed = set(re.findall(r"^\| `(GET|POST|PUT) (/[\w/{}]+)[?`]", page("api.md"), re.MULTILINE))
+    assert listed == {(route.method, route.path.replace(":.+", "")) for route in ROUTES}
 
 
 def test_the_api_lists_every_problem_with_its_status_and_exit_code() -> None:

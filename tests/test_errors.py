@@ -17,7 +17,8 @@ def family(base: type[BgproxyError] = BgproxyError) -> list[type[BgproxyError]]:
 
 
 def make(cls: type[BgproxyError]) -> BgproxyError:
-    return cls("what happened", failed=[]) if cls is errors.SwitchRefused else cls("what happened")  # type: ignore[call-arg]
+    needed = {errors.SwitchRefused: {"failed": []}, errors.ConfigurationRefused: {"problems": []}}
+    return cls("what happened", **needed.get(cls, {}))
 
 
 def test_the_exit_codes_are_the_published_ones():

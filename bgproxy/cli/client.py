@@ -70,6 +70,9 @@ class AdminClient:
     ) -> Answer:
         return self._ask("POST", path, body, timeout_s, headers)
 
+    def change(self, method: str, path: str, body: Mapping[str, Any], *, timeout_s: float) -> Answer:
+        return self._ask(method, path, body, timeout_s)
+
     def _ask(
         self,
         method: str,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bgproxy import __version__
-from bgproxy.cli import operate, serve
+from bgproxy.cli import operate, pools, serve
 from bgproxy.errors import EXIT_FAILED, EXIT_OK, BgproxyError
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ for command in (operate.pause, operate.resume, operate.maintenance, operate.upgr
 cli.add_command(serve.check)
 cli.add_command(serve.check, "check-config")
 cli.add_command(version)
+cli.add_command(pools.pool)
+cli.add_command(pools.reload)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

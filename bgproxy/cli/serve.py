@@ -36,8 +36,11 @@ def run(file: Path | None, **flags: Any) -> int:
     """
     from bgproxy import config
 
+    def read() -> config.Config:
+        return config.load(file, flags=config.Flags(**flags))
+
     try:
-        loaded = config.load(file, flags=config.Flags(**flags))
+        loaded = read()
     except ConfigError as error:
         if UPGRADE_VARIABLE in os.environ:  # who started us goes on, and wants to know why
             from bgproxy import supervisor
@@ -46,7 +49,7 @@ def run(file: Path | None, **flags: Any) -> int:
         raise
     from bgproxy import supervisor
 
-    return supervisor.run(loaded, ready=announce)
+    return supervisor.run(loaded, ready=announce, reread=None if file is None else read)
 
 
 def announce(addresses: Mapping[str, Any]) -> None:

@@ -57,6 +57,7 @@ def upgrade(document: Document) -> list[str]:
 def problem(document: Document) -> list[str]:
     """A problem document: the sentence, every reason, what to do."""
     lines = [str(document.get("detail") or document.get("title") or "the admin API refused")]
+    lines += [f"  - {text}" for text in document.get("problems", ())]
     # A sentence that gives the reasons already need not be followed by them once more.
     lines += [f"  - {failed_check(each)}" for each in document.get("failed", ()) if str(each["result"]) not in lines[0]]
     if document.get("hint"):
@@ -86,7 +87,7 @@ def status(document: Document) -> list[str]:
         f"{document['live']} is live  epoch {document['epoch']}  {document['state']}  up {up_for}",
         "",
         *table(
-            ("pool", "role", "healthy", "in flight", "streams", "req/s", "errors", "p50", "p99"),
+            ("pool", "role", "healthy", "from", "in flight", "streams", "req/s", "errors", "p50", "p99"),
             [_pool_row(name, pools[name]) for name in ("blue", "green")],
         ),
         "",
@@ -117,12 +118,73 @@ def _outlook(document: Document) -> list[str]:
     return lines
 
 
+def pools(documents: Iterable[Document]) -> list[str]:
+    """Pools with where they come from, and every upstream with why it takes no traffic."""
+    lines: list[str] = []
+    for each in documents:
+        changed = each["changed"]
+        since = f" since {changed['at']}, by {changed['by']}" if changed else ""
+        why = f": {changed['reason']}" if changed and changed["reason"] else ""
+        release = f"  release {each['release']}" if each["release"] else ""
+        lines += [
+            f"{each['colour']} ({each['role']})  {each['healthy']} of {each['total']} healthy, "
+            f"{each['min_healthy']} needed{release}  from {each['source']}{since}{why}",
+            *table(
+                ("upstream", "weight", "state", "in flight", "last check"),
+                [_member_row(upstream) for upstream in each["upstreams"]],
+            ),
+            "",
+        ]
+    return lines[:-1]
+
+
+def _member_row(upstream: Document) -> tuple[str, ...]:
+    _, _, state, last = _upstream_row("", upstream)
+    return upstream["id"], str(upstream["weight"]), state, str(upstream["in_flight"]), last
+
+
+def pool_report(document: Document) -> list[str]:
+    """A PoolReport: what came and went, and who takes traffic now."""
+    lines = [document["detail"]] if document["detail"] else []
+    done = [what for what in ("drained", "enabled") if document[what] and document["changed"]]
+    lines += [f"{document['colour']}/{document[what]} is {what}" for what in done]
+    if document["drain_s"] is not None:
+        lines.append(f"nothing is in flight there, after {seconds(document['drain_s'])}")
+    if document["changed"] and not (document["drained"] or document["enabled"]):
+        lines.append(f"{document['colour']} has other upstreams now (pool table {document['table_version']})")
+        lines += [f"  + {id}" for id in document["added"]]
+        lines += [f"  - {id}" for id in document["removed"]]
+    idle = [each for each in document["upstreams"] if not each["takes_traffic"]]
+    return [*lines, *(f"{each['id']} takes no traffic: {each['why_not']}" for each in idle)]
+
+
+def reload_report(document: Document) -> list[str]:
+    """A ReloadReport: key by key."""
+    lines = ["the configuration was taken" if document["changed"] else "the configuration is as it was"]
+    lines += [f"  {_changed_key(each)}" for each in document["changes"]]
+    if document["needs_restart"]:
+        lines.append("these need a restart, and are as they were:")
+        lines += [f"  {_changed_key(each)}" for each in document["needs_restart"]]
+    return [*lines, *(f"warning: {warning}" for warning in document["warnings"])]
+
+
+def _changed_key(change: Document) -> str:
+    return f"{change['key']}: {_value(change['old'])} → {_value(change['new'])}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return '""' if value in (None, "") else str(value)
+
+
 def _pool_row(name: str, pool: Document) -> tuple[str, ...]:
     errors = pool["error_share"]
     return (
         name,
         pool["role"],
         f"{pool['healthy']}/{pool['total']}" + (" stale" if pool["stale"] else ""),
+        pool.get("source", "file"),
         str(pool["in_flight"]),
         str(pool["streams"]),
         f"{pool['rps']:g}",
@@ -150,6 +212,8 @@ def _many(count: int, what: str) -> str:
 def _upstream_row(colour: str, upstream: Document) -> tuple[str, ...]:
     check = upstream["check"]
     state = {True: "up", False: "down", None: "stale" if check["stale"] else "unknown"}[upstream["up"]]
+    if upstream.get("drained"):
+        state += ", drained"
     if upstream.get("ejected_until"):
         state += ", ejected"
     if check["ok"] is None:

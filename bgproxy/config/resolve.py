@@ -47,6 +47,8 @@ def resolve(root: Root, problems: Problems, around: Surroundings, source: Source
             _min_healthy("blue", root.pools.blue, problems),
             _min_healthy("green", root.pools.green, problems),
         ),
+        all_healthy=(root.pools.blue.min_healthy == "all", root.pools.green.min_healthy == "all"),
+        upstream_server_name=named,
         upstream=_upstream(root),
         upstream_tls=read_tls(root, problems, lambda text, key: _absolute(text, key, around)),
         health=health,

@@ -139,6 +139,8 @@ _ROUTE = Section(
     },
 )
 
+POOL = _pool()
+
 _TOKEN = Section(
     Token,
     {
@@ -191,7 +193,7 @@ ROOT = Section(
             },
         ),
         "tls": TLS,
-        "pools": Section(Pools, {"blue": _pool(), "green": _pool()}),
+        "pools": Section(Pools, {"blue": POOL, "green": POOL}),
         "upstream": Section(
             UpstreamSection,
             {

@@ -136,11 +136,14 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything an operator decided. `min_healthy` is (blue, green); `warnings` are sentences, not errors."""
+    """Everything an operator decided. `min_healthy` is (blue, green), `all_healthy` where it was written "all";
+    `upstream_server_name` is for upstreams over TLS that name none. `warnings` are sentences, not errors."""
 
     server: Server
     pools: PoolTable
     min_healthy: tuple[int, int]
+    all_healthy: tuple[bool, bool] = (False, False)
+    upstream_server_name: str = ""
     upstream: UpstreamSettings
     upstream_tls: UpstreamTls
     health: Health

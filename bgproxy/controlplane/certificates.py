@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -87,8 +86,6 @@ class Certificates:
                 "tls_resumption_limited", reason="this Python's OpenSSL cannot share session tickets between workers"
             )
         self._take(loaded)
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
         self._task = asyncio.ensure_future(self._watch())
 
     async def stop(self) -> None:
@@ -99,6 +96,22 @@ class Certificates:
     def reload(self) -> None:
         """Look now, whether anything changed or not."""
         self._asked.set()
+
+    async def prepare(self, tls: Tls) -> Loaded:
+        """What these files are worth; nothing is used yet."""
+        version = 1 if self._material is None else self._material.version + 1
+        return await asyncio.to_thread(load_certificates, tls, version=version)
+
+    def use(self, tls: Tls, loaded: Loaded) -> None:
+        """What was prepared, from now on. Without a first look at the start there is nobody to show them to."""
+        if self._material is None or loaded.material is None:
+            return
+        self._tls = tls
+        self._seen = self._look()
+        version = self._material.version + 1  # a change of the files may have come in between
+        self._accept(
+            msgspec.structs.replace(loaded, material=msgspec.structs.replace(loaded.material, version=version))
+        )
 
     async def _resumes(self, pem: bytes) -> bool:
         """Tried out in a process of its own, which may crash without harm."""
@@ -152,6 +165,11 @@ class Certificates:
             self._refused = {"at": _iso(time.time()), "reason": reason}
             self._emit("tls_reload_refused", reason=reason)
             return
+        self._accept(loaded)
+
+    def _accept(self, loaded: Loaded) -> None:
+        assert self._material is not None
+        assert loaded.material is not None
         keys = self._material.ticket_keys
         if keys and loaded.material.client_ca != self._material.client_ca:
             keys = (_new_key(),)  # a session that another authority vouched for is not to be resumed

@@ -37,6 +37,9 @@ class Checklist:
         self._segment, self._workers, self._orphans, self._prober = segment, workers, orphans, prober
         self._min_healthy, self._check, self._release = min_healthy, check, release
 
+    def configure(self, *, min_healthy: tuple[int, int], check: str) -> None:
+        self._min_healthy, self._check = min_healthy, check
+
     def verdicts(self, to: Colour, kind: str) -> list[Verdict]:
         """`kind` is switch or rollback."""
         return gates.evaluate(self.snapshot(), to, rollback=kind == "rollback")

@@ -101,7 +101,7 @@ class DrainWatch:
     """
 
     def __init__(self, segment: Segment, is_unsettled: Callable[[], bool], *, timeout_s: float) -> None:
-        self._segment, self._is_unsettled, self._timeout_s = segment, is_unsettled, timeout_s
+        self._segment, self._is_unsettled, self.timeout_s = segment, is_unsettled, timeout_s
         self._waiters: dict[asyncio.Future[None], _Waiter] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -115,7 +115,7 @@ class DrainWatch:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         now = loop.time()
-        bound_s = self._timeout_s if timeout_s is None else timeout_s
+        bound_s = self.timeout_s if timeout_s is None else timeout_s
         self._waiters[future] = _Waiter(now, now + bound_s, streams, if_epoch)
         self._look()
         if not future.done() and (self._task is None or self._task.done()):

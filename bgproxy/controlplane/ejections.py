@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bgproxy.core.model import Colour
+from bgproxy.core.model import COLOURS, Colour
+from bgproxy.shm.health_board import UPSTREAM_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,11 +35,13 @@ class Ejections:
         self._reports: dict[tuple[int, Colour, int], Ejection] = {}
 
     def add(self, worker: int, report: Ejected) -> None:
-        """ValueError where there is no such upstream."""
+        """ValueError where there can be no such upstream. One that has left the table meanwhile is of no interest."""
         colour = Colour(report.colour)
-        upstreams = self._table.pool(colour).upstreams
-        if not 0 <= report.index < len(upstreams):
+        if not 0 <= report.index < UPSTREAM_ROWS:
             raise ValueError(f"there is no upstream {report.index} in {colour.label}")
+        upstreams = {upstream.index: upstream for upstream in self._table.pool(colour).upstreams}
+        if report.index not in upstreams:
+            return
         until = self._clock() + report.for_s
         self._reports[worker, colour, report.index] = Ejection(worker, colour, report.index, until)
         self._emit(
@@ -50,6 +53,12 @@ class Ejections:
             for_s=report.for_s,
             error=report.error,
         )
+
+    def table_changed(self, table: PoolTable) -> None:
+        """What was said about upstreams that are gone is forgotten: their rows may come to mean others."""
+        self._table = table
+        rows = {colour: {upstream.index for upstream in table.pool(colour).upstreams} for colour in COLOURS}
+        self._reports = {key: each for key, each in self._reports.items() if each.index in rows[each.colour]}
 
     def forget(self, worker: int) -> None:
         self._reports = {key: each for key, each in self._reports.items() if each.worker != worker}

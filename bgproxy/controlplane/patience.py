@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from contextlib import AsyncExitStack
 
-# A terminal that closes sends SIGHUP, which would end the process in the middle of everything.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
@@ -19,14 +18,18 @@ class Interrupted(Exception):
 
 
 class Patience:
-    """The first signal asks for an orderly end, the second for the end."""
+    """The first signal asks for an orderly end, the second for the end. SIGHUP asks for a reload, which may come before
+    there is anything to reload; with `hang_up_ends` it ends like the others: so where the terminal is all there is."""
 
-    def __init__(self, stack: AsyncExitStack) -> None:
+    def __init__(self, stack: AsyncExitStack, *, hang_up_ends: bool = False) -> None:
         self.asked_to_stop = asyncio.Event()
+        self.asked_to_reload = asyncio.Event()
         self.lost = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self.signal)
+        loop.add_signal_handler(signal.SIGHUP, self.signal if hang_up_ends else self.asked_to_reload.set)
+        for number in (*_SIGNALS, signal.SIGHUP):
             stack.callback(loop.remove_signal_handler, number)
         # An upgrade that is ordered too early is no reason to end.
         loop.add_signal_handler(signal.SIGUSR2, lambda: None)

@@ -13,6 +13,7 @@ from bgproxy.controlplane.admin.app import AdminServer
 from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orphans import Orphans
+from bgproxy.controlplane.pool_tables import PoolTables
 from bgproxy.controlplane.records import Records
 from bgproxy.controlplane.state_lock import StateLock
 from bgproxy.controlplane.switcher import Switcher
@@ -36,7 +37,8 @@ ORPHAN_GRACE_S = 2.0  # beyond the shutdown timeout that a worker keeps itself
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """What runs, and how it ends. Its parts are released by the exit stack that they were made on."""
 
-    config: Config
+    config: Config  # that of the start
+    tables: PoolTables
     records: Records
     takeover: Takeover | None
     lock: StateLock
@@ -85,7 +87,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     def retire(self) -> None:
         """Workers of an earlier supervisor, or of a new program that failed, finish and leave."""
-        bound_s = self.config.server.timeouts.shutdown + ORPHAN_GRACE_S
+        bound_s = self.tables.config.server.timeouts.shutdown + ORPHAN_GRACE_S
         self.retiring.append(asyncio.ensure_future(self._retire(bound_s)))
 
     def _upgrade_by_signal(self) -> None:
@@ -99,7 +101,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     async def stop(self, patience: Patience) -> int:
         await self.upgrade.cancel("this program is ending")
-        bound_s = self.config.server.timeouts.shutdown
+        bound_s = self.tables.config.server.timeouts.shutdown
         self.events.emit("stopping", bound_s=bound_s)
         idle_s = 0.0
         if self.upgrade.is_done:  # others serve, and what has a name is theirs

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import orjson
 
+from bgproxy.controlplane.durable import TEMPORARY, replace_durably, sync_directory
 from bgproxy.core.model import Colour
 from bgproxy.errors import StateCorrupt, StoreUnavailable
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 STATE_FILE = "state.json"
-_TEMPORARY = ".new"
 _MAX_BYTES = 1024 * 1024  # a state is under 1 KB; more is not one of ours
 
 ColourName = Literal["blue", "green"]
@@ -157,7 +157,7 @@ class StateStore:
 
     @property
     def _temporary(self) -> Path:
-        return self.path.with_name(STATE_FILE + _TEMPORARY)
+        return self.path.with_name(STATE_FILE + TEMPORARY)
 
     def _unavailable(self, error: OSError, before: bytes | None) -> StoreUnavailable:
         hint = "make room on the disk or repair its permissions, then repeat the command"
@@ -184,24 +184,10 @@ class StateStore:
         return True
 
     def _replace_with(self, data: bytes) -> None:
-        self._discard(self._temporary)
-        fd = self._os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._os.write(fd, rest) :]
-            self._os.fsync(fd)
-        finally:
-            self._os.close(fd)
-        self._os.replace(self._temporary, self.path)
-        self._sync_directory()
+        replace_durably(self.path, data, system=self._os)
 
     def _sync_directory(self) -> None:
-        fd = self._os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._os.fsync(fd)
-        finally:
-            self._os.close(fd)
+        sync_directory(self._directory, system=self._os)
 
     def _read(self) -> bytes:
         # Not blocking, so that a pipe in the place of the file is an error and not a start that hangs.

@@ -58,13 +58,14 @@ class WorkersReport(Protocol):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What does not change while the process lives. `min_healthy` is (blue, green)."""
+    """What changes only with a pool or by a reload. `min_healthy` and `sources` are (blue, green)."""
 
     instance: str
     table: PoolTable
     min_healthy: tuple[int, int]
     config_file: str = ""
     config_sha256: str = ""
+    sources: tuple[str, str] = ("file", "file")
 
 
 class Status:
@@ -88,6 +89,13 @@ class Status:
         self._clock, self._wall = clock, wall
         self._tls = tls
         self._started, self._started_at = clock(), wall()
+        self._loaded, self._loaded_at = self._started, self._started_at
+
+    def configure(self, facts: Facts, *, reloaded: bool = False) -> None:
+        """Other facts from now on; `reloaded` where the configuration was read again."""
+        self._facts = facts
+        if reloaded:
+            self._loaded, self._loaded_at = self._clock(), self._wall()
 
     def document(self) -> dict[str, Any]:
         live = self._segment.live.load()
@@ -111,8 +119,8 @@ class Status:
             "config": {
                 "file": self._facts.config_file or None,
                 "sha256": self._facts.config_sha256 or None,
-                "loaded_at": iso(self._started_at),
-                "age_s": round(self._clock() - self._started, 3),
+                "loaded_at": iso(self._loaded_at),
+                "age_s": round(self._clock() - self._loaded, 3),
                 "stale": False,
             },
         }
@@ -163,7 +171,8 @@ class Status:
         return {
             "role": "live" if colour == live else "idle",
             "release": pool.release or None,
-            "healthy": sum(view.up is True for view in views),
+            "source": self._facts.sources[colour],
+            "healthy": sum(view.is_healthy for view in views),
             "total": len(pool.upstreams),
             "min_healthy": self._facts.min_healthy[colour],
             "degraded": degraded or None,
@@ -200,6 +209,7 @@ class Status:
             "up": None if stale else view.up,
             "since_s": round(self._clock() - view.since, 3),
             "weight": upstream.weight,
+            "drained": upstream.drained,
             "in_flight": gauge(slots, worker_slot.row_cell(colour, upstream.index, worker_slot.ROW_IN_FLIGHT)),
             "parked": gauge(slots, worker_slot.row_cell(colour, upstream.index, worker_slot.ROW_PARKED)),
             "check": {
@@ -224,6 +234,8 @@ class Status:
             "ready": self._workers.ready,
             "pids": [slot.cells[worker_slot.PID] or None for slot in slots],
             "epochs": [slot.cells[worker_slot.EPOCH_SEEN] for slot in slots],
+            "table_version": self._facts.table.version,
+            "table_versions": [slot.cells[worker_slot.TABLE_VERSION] for slot in slots],
             "lag_s": [round(slot.cells[worker_slot.LAG_NS] / 1e9, 6) for slot in slots],
             "connections": gauge(slots, worker_slot.CLIENT_CONNECTIONS),
             "age_s": round(max(ages_s), 3),

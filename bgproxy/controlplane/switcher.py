@@ -83,7 +83,24 @@ class Switcher:
             fence_policy=fence_policy,
         )
 
+    def configure(
+        self, *, ack_timeout_s: float, drain_timeout_s: float, fence_timeout_s: float, fence_policy: FencePolicy
+    ) -> None:
+        """For the next order."""
+        self._tools = msgspec.structs.replace(
+            self._tools,
+            ack_timeout_s=ack_timeout_s,
+            drain_timeout_s=drain_timeout_s,
+            fence_timeout_s=fence_timeout_s,
+            fence_policy=fence_policy,
+        )
+
     # --- what it says about itself ---
+
+    @property
+    def is_busy(self) -> bool:
+        """Is the word about to move, or the whole program?"""
+        return self._holder is not None
 
     @property
     def state(self) -> str:

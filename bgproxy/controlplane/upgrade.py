@@ -155,7 +155,7 @@ class Upgrade:
         self._directory, self._program, self._lock, self._sockets = directory, program, lock, sockets
         self._gate, self._switcher, self._orphans, self._records = gate, switcher, orphans, records
         self._emit, self._notifier, self._resume, self._handed_over = emit, notifier, resume, handed_over
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._running: asyncio.Task[UpgradeReport] | None = None
         self._why_cancelled = ""
         self._is_decided = False
@@ -177,7 +177,7 @@ class Upgrade:
             )
         release = self._switcher.hold_for("upgrade", by, give_way=lambda: self.cancel("a rollback was ordered"))
         self._why_cancelled, self._is_decided = "", False
-        self._running = asyncio.get_running_loop().create_task(self._run(by, timeout_s or self._timeout_s))
+        self._running = asyncio.get_running_loop().create_task(self._run(by, timeout_s or self.timeout_s))
         self._running.add_done_callback(lambda _: release())
         return await asyncio.shield(self._running)  # it goes on, even where the client that ordered it is gone
 

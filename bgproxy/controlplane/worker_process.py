@@ -72,13 +72,13 @@ class WorkerProcess(asyncio.Protocol):
         tls_listen_fds: Sequence[int] = (),
         kept: Bequest | None = None,
         takeover_fd: int = -1,
-        configure: Configure,
+        configure: Callable[[], Configure],
         certify: Callable[[], Certify | None] = lambda: None,
         recorded: Callable[[], Awaitable[None]] = nothing,
     ) -> None:
         """OSError where the system has no process to give. `kept` are the sockets of all, to be handed over on
         `takeover_fd` by those who outlive us. `recorded` tells a successor of it before it serves;
-        `certify` is asked late, for the certificates of that moment."""
+        `configure` and `certify` are asked late, for what holds in that moment."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -118,7 +118,7 @@ class WorkerProcess(asyncio.Protocol):
         if not self.dead:
             if (certificates := certify()) is not None:
                 self.send(certificates)
-            self.send(configure)
+            self.send(configure())
             self.configured = True
 
     @property
@@ -127,6 +127,9 @@ class WorkerProcess(asyncio.Protocol):
 
     def has_seen(self, sequence: int) -> bool:
         return self.dead or self.seen_sequence >= sequence
+
+    def has_taken(self, version: int) -> bool:
+        return self.dead or self.table_version >= version
 
     def send(self, message: ToWorker) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -79,6 +79,7 @@ class Workers:
     ) -> None:
         self._segment, self._listeners, self._emit, self._command = segment, listeners, emit, command
         self._configure = Configure(settings, table)
+        self._announced = table.version
         self._certificates: Certify | None = None
         self._record = record
         self._takeover_fd = takeover_fd  # none: there is nothing that workers could hand over to a successor
@@ -106,7 +107,8 @@ class Workers:
 
     @property
     def table_version(self) -> int:
-        return self._configure.table.version
+        """That of the table every worker should have: from its announcement on that of the next one."""
+        return self._announced
 
     def living(self) -> list[WorkerProcess]:
         return [slot.worker for slot in self._slots if slot.worker is not None and not slot.worker.dead]
@@ -153,6 +155,23 @@ class Workers:
         for worker in self.living():
             if worker.configured:
                 worker.send(CutRequests(colour, writes))
+
+    def announce_table(self, version: int) -> None:
+        """Another table is about to be told: until every worker has it, none of them counts as having the present one.
+        Where it is not told after all, name the present one again."""
+        self._announced = version
+
+    async def reconfigure(self, settings: WorkerSettings, table: PoolTable, timeout_s: float) -> list[WorkerProcess]:
+        """Serve with these from now on, in the workers that there are and in all that come; returns those that have
+        neither said that they do, nor died."""
+        self._configure = Configure(settings, table)
+        self._announced = table.version
+        audience = [worker for worker in self.living() if worker.configured]
+        for worker in audience:
+            worker.send(self._configure)
+        await self._bell.until(lambda: all(worker.has_taken(table.version) for worker in audience), timeout_s)
+        self._ejections.table_changed(table)
+        return [worker for worker in audience if not worker.has_taken(table.version)]
 
     def certify(self, material: TlsMaterial) -> None:
         """New handshakes use these certificates, in the workers that there are and in all that come."""
@@ -212,7 +231,7 @@ class Workers:
                 tls_listen_fds=self._listeners.tls_fds(slot.number),
                 kept=self._listeners.bequest if self._takeover_fd >= 0 else None,
                 takeover_fd=self._takeover_fd,
-                configure=self._configure,
+                configure=lambda: self._configure,
                 certify=lambda: self._certificates,
                 recorded=self._record,
             )

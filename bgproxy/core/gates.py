@@ -36,7 +36,7 @@ class PoolView(msgspec.Struct, frozen=True):
 
     @property
     def healthy(self) -> int:
-        return sum(upstream.up is True for upstream in self.upstreams)
+        return sum(upstream.is_healthy for upstream in self.upstreams)
 
 
 class WorkerView(msgspec.Struct, frozen=True):
@@ -136,19 +136,22 @@ def _health_of(now: Snapshot, to: Colour) -> Iterator[Verdict]:
         f"{pool.healthy} healthy, {pool.min_healthy} needed",
     )
     for upstream in pool.upstreams:
-        if upstream.up is not True:
+        if not upstream.is_healthy:
             # Named in any case; it refuses only where the pool has too few without it.
             yield Verdict(
                 UPSTREAM_HEALTHY,
                 f"{to.label}/{upstream.address}",
                 now.check,
                 enough,
-                _condition(upstream),
+                condition(upstream),
                 max(0.0, now.now - upstream.since),
             )
 
 
-def _condition(upstream: UpstreamHealth) -> str:
+def condition(upstream: UpstreamHealth) -> str:
+    """Why it does not count as healthy."""
+    if upstream.drained:
+        return "drained by operator"
     if upstream.checked_at is None:
         return "never checked yet"
     times = f"{upstream.consecutive} time{'' if upstream.consecutive == 1 else 's'} in a row"

@@ -50,6 +50,11 @@ class UpstreamHealth(msgspec.Struct, frozen=True):
     error: str = ""  # of the last check; empty when it succeeded
     since: float = 0.0  # when `up` got its present value
     release: str = ""  # as the last check that succeeded said it
+    drained: bool = False  # by the operator: no request goes there, however healthy it is
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.up is True and not self.drained
 
 
 class Change(Enum):
@@ -95,6 +100,10 @@ class Tracker:
             return Change.NONE
         return Change.WENT_UP if up else Change.WENT_DOWN
 
+    def configure(self, *, rise: int, fall: int) -> None:
+        """Other thresholds from the next result on."""
+        self._rise, self._fall = rise, fall
+
     def retire(self) -> None:
         """No result is taken any more: none of a later moment may overwrite what the successor finds."""
         self._generation = -1
@@ -116,14 +125,16 @@ def routable(views: Sequence[UpstreamHealth], *, live: bool, last_up: Sequence[b
 
     `last_up` are the rows of the last moment at which some upstream was up while the pool was live, if there was one:
     the upstream that went down last goes on serving. A pool that is live without ever having been up (switched to by
-    force, or after a restart) serves with every upstream that was checked. An idle pool goes to zero honestly.
+    force, or after a restart) serves with every upstream that was checked. An idle pool goes to zero honestly. What the
+    operator has drained is never tried.
     """
-    up = tuple(view.up is True for view in views)
+    up = tuple(view.is_healthy for view in views)
     if any(up) or not live:
         return Routing(up)
-    if any(last_up):
-        return Routing(tuple(last_up), "every upstream is down; the last one that was up goes on serving")
-    checked = tuple(view.up is not None for view in views)
+    kept = tuple(was_up and not view.drained for was_up, view in zip(last_up, views, strict=False))
+    if any(kept):
+        return Routing(kept, "every upstream is down; the last one that was up goes on serving")
+    checked = tuple(view.up is not None and not view.drained for view in views)
     if not any(checked):
         return Routing(checked)
     return Routing(checked, "no upstream has been up since the pool became live; every checked one is tried")

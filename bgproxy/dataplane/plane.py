@@ -230,7 +230,6 @@ class DataPlane:
             if server.address.server_name:
                 server.close_parked()  # made under the last rules
 
-
     # --- for connections ---------------------------------------------------------------------------------------------
 
     def new_request_id_line(self) -> bytes:

@@ -60,8 +60,8 @@ async def test_run_names_the_flag_that_is_wrong(run):
 async def test_run_hands_the_flags_to_the_supervisor_and_returns_its_exit_code(run, tmp_path, monkeypatch):
     told = {}
 
-    def supervise(config, *, ready):
-        told["config"] = config
+    def supervise(config, *, ready, reread):
+        told["config"], told["reread"] = config, reread
         ready({"listen": ["127.0.0.1:41001"], "admin": "", "socket": "/s/admin.sock", "pid": 1})
         return 7
 
@@ -73,6 +73,15 @@ async def test_run_hands_the_flags_to_the_supervisor_and_returns_its_exit_code(r
     config = told["config"]
     assert [str(upstream.address) for upstream in config.pools.blue.upstreams] == ["127.0.0.1:1", "127.0.0.1:2"]
     assert (config.server.workers, config.health.path, config.state.dir) == (3, "/up", tmp_path / "state")
+    assert told["reread"] is None, "there is no file to read again"
+
+    file = tmp_path / "bgproxy.toml"
+    file.write_text(GOOD)
+    await run("run", "-c", str(file), "--workers", "3", "--state-dir", str(tmp_path / "state"))
+    file.write_text(GOOD.replace("9001", "9003"))
+    again = told["reread"]()
+    assert str(again.pools.blue.upstreams[0].address) == "127.0.0.1:9003"
+    assert again.server.workers == 3, "with the same flags"
 
 
 async def test_demo_passes_its_options_on(run, tmp_path, monkeypatch):

@@ -79,9 +79,9 @@ def test_status_is_a_page_of_tables():
     assert page() == (
         "blue is live  epoch 7  steady  up 2 h 5 min\n"
         "\n"
-        "pool   role  healthy  in flight  streams  req/s  errors  p50   p99\n"
-        "blue   live  1/1      2          1        12.5   1.0%    1 ms  250 ms\n"
-        "green  idle  1/1      2          1        0      -       -     -\n"
+        "pool   role  healthy  from  in flight  streams  req/s  errors  p50   p99\n"
+        "blue   live  1/1      file  2          1        12.5   1.0%    1 ms  250 ms\n"
+        "green  idle  1/1      file  2          1        0      -       -     -\n"
         "\n"
         "upstream  address         state  last check\n"
         "blue      127.0.0.1:9001  up     200 in 1.2 ms, 400 ms ago\n"

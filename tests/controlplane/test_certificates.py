@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bgproxy.config.certificates import PairFiles, Tls
@@ -68,7 +67,6 @@ async def watched(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     yield start
     for each in started:
         await each.certificates.stop()
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
 
 
 async def test_workers_are_told_at_the_start_and_again_when_the_files_change(watched):
@@ -128,11 +126,29 @@ async def test_files_that_vanish_are_refused_and_come_back(watched):
     await eventually(lambda: files.names == ("b.example",))
 
 
-async def test_sighup_asks_for_another_look(watched):
+async def test_another_look_can_be_asked_for(watched):
     files = await watched(poll_s=3600.0)
     files.write("b.example")
-    os.kill(os.getpid(), signal.SIGHUP)
+    files.certificates.reload()
     await eventually(lambda: files.names == ("b.example",))
+
+
+async def test_a_set_can_be_prepared_and_is_used_only_when_it_is_said(watched):
+    files = await watched(poll_s=3600.0)
+    files.write("b.example")
+    tls = msgspec.structs.replace(files.certificates._tls, min_version="1.3")
+    loaded = await files.certificates.prepare(tls)
+    assert files.names == ("a.example",)
+    files.certificates.use(tls, loaded)
+    assert files.names == ("b.example",)
+    assert files.told[-1].min_version == "1.3"
+    assert [material.version for material in files.told] == [1, 2]
+    assert files.told[0].ticket_keys == files.told[1].ticket_keys, "sessions go on"
+    files.cert.write_bytes(b"nothing")
+    broken = await files.certificates.prepare(tls)
+    assert broken.problems
+    files.certificates.use(tls, broken)
+    assert files.names == ("b.example",)
 
 
 async def test_an_expired_certificate_is_used_and_warned_about(watched):

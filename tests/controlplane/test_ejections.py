@@ -4,7 +4,7 @@ import pytest
 
 from bgproxy.controlplane.ejections import Ejections
 from bgproxy.core.messages import Ejected
-from bgproxy.core.model import BLUE, GREEN
+from bgproxy.core.model import BLUE, GREEN, Address, Pool, PoolTable, Upstream
 from tests.support.proxies import TABLE, Recorder
 
 
@@ -46,7 +46,18 @@ def test_what_a_worker_said_ends_with_it(ejections):
     assert ejections.until(GREEN, 0) == 103.0
 
 
-@pytest.mark.parametrize("wrong", [report(index=1), report(index=-1), report(colour=2)])
+@pytest.mark.parametrize("wrong", [report(index=256), report(index=-1), report(colour=2)])
 def test_a_report_about_no_upstream_is_refused(ejections, wrong):
     with pytest.raises(ValueError, match=r"upstream|Colour"):
         ejections.add(0, wrong)
+
+
+def test_what_was_said_about_an_upstream_that_left_the_table_is_of_no_interest(ejections):
+    other = PoolTable(2, TABLE.blue, Pool((Upstream("g2", 1, Address("127.0.0.1", 9003)),)))
+    ejections.add(0, report())
+    ejections.table_changed(other)
+    assert ejections.until(GREEN, 0) is None
+    ejections.add(0, report(index=0))
+    assert ejections.until(GREEN, 0) is None, "a late word of a worker that had the last table"
+    ejections.add(0, report(index=1))
+    assert ejections.until(GREEN, 1) == 110.0

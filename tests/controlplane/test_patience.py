@@ -16,13 +16,27 @@ async def patience():
         yield Patience(stack)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_the_first_signal_asks_and_the_second_insists(patience, number):
     os.kill(os.getpid(), number)
     await patience.asked_to_stop.wait()
     assert not patience.lost.is_set()
     os.kill(os.getpid(), number)
     await patience.lost.wait()
+
+
+async def test_a_hang_up_asks_for_a_reload_and_ends_nothing(patience):
+    os.kill(os.getpid(), signal.SIGHUP)
+    await patience.asked_to_reload.wait()
+    assert not patience.asked_to_stop.is_set()
+
+
+async def test_a_hang_up_is_the_end_where_the_terminal_is_all_there_is():
+    async with AsyncExitStack() as stack:
+        patience = Patience(stack, hang_up_ends=True)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await patience.asked_to_stop.wait()
+        assert not patience.asked_to_reload.is_set()
 
 
 async def test_work_that_ends_before_a_signal_has_its_result(patience):

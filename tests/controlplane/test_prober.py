@@ -11,6 +11,7 @@ import msgspec
 from bgproxy.controlplane.prober import Prober
 from bgproxy.core.health import Check
 from bgproxy.core.model import BLUE, GREEN, Address, Colour, Pool, PoolTable, Upstream
+from bgproxy.core.pools import successor, with_drained
 from bgproxy.shm.segment import Segment
 from tests.support.http_apps import eventually
 
@@ -180,7 +181,7 @@ async def test_after_stop_nothing_is_written_any_more():
         await scene.prober.all_checked(10)
         await scene.prober.stop()
         before = dict(scene.prober.checks), scene.segment.health.version(BLUE)
-        scene.prober._take(BLUE, scene.prober._trackers[BLUE][0], Check(at="t", duration_s=0, error=REFUSED), 1)
+        scene.prober._take(scene.prober._watched[BLUE, 0], Check(at="t", duration_s=0, error=REFUSED), 1)
         assert (dict(scene.prober.checks), scene.segment.health.version(BLUE)) == before
         assert scene.rows(BLUE) == [True, True]
 
@@ -212,8 +213,127 @@ async def test_a_check_that_breaks_is_told_once_its_verdict_grows_stale_and_chec
 
 async def test_an_undecided_upstream_is_probed_at_the_fast_interval():
     async with world(interval=600.0, rise=1000) as scene:
-        assert scene.prober._fast_interval_s == 0.5
+        assert scene.prober._watched[BLUE, 0].fast_interval_s == 0.5
     async with world(interval=0.02) as scene:
-        assert scene.prober._fast_interval_s == 0.02
+        assert scene.prober._watched[BLUE, 0].fast_interval_s == 0.02
     async with world(interval=0.1, rise=3) as scene:
-        assert scene.prober._fast_interval_s == 0.05
+        assert scene.prober._watched[BLUE, 0].fast_interval_s == 0.05
+
+
+# --- from table to table ----------------------------------------------------------------------------------------------
+
+
+def next_table(scene: World, *, blue: Pool | None = None, green: Pool | None = None) -> PoolTable:
+    now = scene.prober._table
+    return successor(now, (blue or now.blue, green or now.green), rows=256)
+
+
+async def probing(scene: World) -> None:
+    scene.found = {1: OK, 2: OK, 3: OK}
+    scene.prober.start()
+    assert await scene.prober.all_checked(10)
+
+
+async def test_a_considered_upstream_is_probed_and_takes_no_traffic_before_it_is_joined():
+    async with world() as scene:
+        await probing(scene)
+        scene.found |= {4: OK, 5: REFUSED}
+        table = next_table(scene, blue=pool(4, 5))
+        scene.prober.consider(table)
+        assert await scene.prober.all_checked(10)
+        assert [view.up for view in scene.prober.views(BLUE, table)] == [True, False]
+        assert [view.id for view in scene.prober.views(BLUE)] == ["1", "2"]
+        assert scene.segment.health.routable(BLUE)[:4] == [True, True, False, False]
+        scene.prober.join()
+        assert scene.segment.health.routable(BLUE)[:4] == [True, True, True, False], "for workers of either table"
+        scene.prober.adopt()
+        assert scene.segment.health.routable(BLUE)[:4] == [False, False, True, False]
+        assert [view.id for view in scene.prober.views(BLUE)] == ["4", "5"]
+        checks = scene.prober.checks[BLUE, "4", "passed"]
+        await eventually(lambda: scene.prober.checks[BLUE, "4", "passed"] > checks + 2)
+        assert {name for colour, name, _ in scene.prober.checks if colour is BLUE} == {"4", "5"}
+
+
+async def test_a_withdrawn_upstream_leaves_no_trace():
+    async with world() as scene:
+        await probing(scene)
+        before = scene.segment.health.version(BLUE)
+        scene.found[4] = OK
+        scene.prober.consider(next_table(scene, blue=pool(4)))
+        assert await scene.prober.all_checked(10)
+        scene.prober.withdraw()
+        assert [view.id for view in scene.prober.views(BLUE)] == ["1", "2"]
+        assert scene.segment.health.version(BLUE) == before
+        assert (BLUE, "4", "passed") not in scene.prober.checks
+        assert len(scene.prober._watched) == 3
+
+
+async def test_the_last_one_that_was_up_is_forgotten_with_its_row():
+    async with world() as scene:
+        await probing(scene)
+        scene.found |= {4: OK, 5: OK}
+        scene.prober.consider(next_table(scene, blue=pool(1, 4)))
+        assert await scene.prober.all_checked(10)
+        scene.prober.join()
+        scene.prober.adopt()
+        table = next_table(scene, blue=pool(1, 4, 5))
+        assert table.blue.upstreams[2].index == 1, "the row of an upstream that was up, and is gone"
+        scene.found |= {1: REFUSED, 4: REFUSED, 5: REFUSED}
+        scene.prober.consider(table)
+        await eventually(lambda: [view.up for view in scene.prober.views(BLUE, table)] == [False] * 3)
+        scene.prober.join()
+        scene.prober.adopt()
+        rows = scene.segment.health.routable(BLUE)
+        assert not rows[1]
+        assert any(rows)
+
+
+async def test_a_drained_upstream_takes_no_traffic_and_counts_for_nothing():
+    async with world() as scene:
+        await probing(scene)
+        scene.prober.consider(next_table(scene, blue=with_drained(pool(1, 2), ["1"])))
+        scene.prober.join()
+        assert scene.rows(BLUE) == [True, True], "for workers that do not know it yet"
+        scene.prober.adopt()
+        assert scene.rows(BLUE) == [False, True]
+        assert [(view.up, view.drained, view.is_healthy) for view in scene.prober.views(BLUE)] == [
+            (True, True, False),
+            (True, False, True),
+        ]
+        scene.found[2] = REFUSED
+        await eventually(lambda: scene.prober.degraded(BLUE) != "")
+        assert scene.rows(BLUE) == [False, True], "against the checks, but not against the operator"
+
+
+async def test_who_is_enabled_is_back_after_its_next_good_check():
+    async with world() as scene:
+        await probing(scene)
+        scene.prober.consider(next_table(scene, blue=with_drained(pool(1, 2), ["1"])))
+        scene.prober.join()
+        scene.prober.adopt()
+        del scene.found[1]  # it answers nobody now, but its last verdict was good
+        table = next_table(scene, blue=pool(1, 2))
+        scene.prober.consider(table)
+        scene.prober.join()
+        scene.prober.adopt()
+        assert [view.up for view in scene.prober.views(BLUE)] == [None, True]
+        assert scene.rows(BLUE) == [False, True]
+        scene.found[1] = OK
+        await eventually(lambda: scene.rows(BLUE) == [True, True])
+
+
+async def test_other_settings_are_used_from_the_next_check_on_and_verdicts_stay():
+    async with world(interval=600.0) as scene:
+        await probing(scene)
+        asked: list[str] = []
+
+        async def another(address: Address, settings: Settings) -> Check:
+            asked.append(settings.path)
+            return await scene.probe(address, settings)
+
+        scene.found[1] = REFUSED
+        scene.prober.configure(Settings(path="/other", fall=3), another)
+        assert [view.up for view in scene.prober.views(BLUE)] == [True, True]
+        await eventually(lambda: [view.up for view in scene.prober.views(BLUE)] == [False, True])
+        assert set(asked) == {"/other"}
+        assert scene.prober.views(BLUE)[0].consecutive >= 3

@@ -92,15 +92,27 @@ def test_it_has_the_promised_keys(scene):
     pool = "role release healthy total min_healthy in_flight streams draining rps error_share latency_s upstreams"
     assert set(document["pools"]["blue"]) == {
         *pool.split(),
-        *("degraded", "age_s", "stale", "traffic_age_s", "remaining", "leaving"),
+        *("source", "degraded", "age_s", "stale", "traffic_age_s", "remaining", "leaving"),
     }
     (upstream,) = document["pools"]["blue"]["upstreams"]
     assert set(upstream) == {
-        *("id", "address", "up", "since_s", "weight", "in_flight", "parked", "check", "release", "ejected_until")
+        *(
+            "id",
+            "address",
+            "up",
+            "since_s",
+            "weight",
+            "in_flight",
+            "parked",
+            "check",
+            "release",
+            "ejected_until",
+            "drained",
+        )
     }
     assert {"ok", "at", "status", "duration_s", "consecutive", "error"} < set(upstream["check"])
     assert set(document["pools"]["blue"]["latency_s"]) == {"p50", "p90", "p99"}
-    assert {"configured", "ready", "epochs", "lag_s"} < set(document["workers"])
+    assert {"configured", "ready", "epochs", "lag_s", "table_version", "table_versions"} < set(document["workers"])
     assert {"file", "sha256", "loaded_at"} < set(document["config"])
     assert document["tls"] is None, "without TLS"
     assert (document["schema"], document["version"]) == ("bgproxy.status/1", __version__)

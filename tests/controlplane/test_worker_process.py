@@ -88,7 +88,7 @@ def test_before_its_start_nothing_can_be_sent_or_killed(worker):
 async def test_a_process_that_ends_at_once_is_seen_dead_once(worker, heard):
     segment = Segment.create(1)
     await worker.spawn(
-        ("/bin/false",), segment_fd=segment.fd, listen_fds=(), configure=Configure(WorkerSettings(), TABLE)
+        ("/bin/false",), segment_fd=segment.fd, listen_fds=(), configure=lambda: Configure(WorkerSettings(), TABLE)
     )
     await eventually(lambda: worker.dead, "its end")
     assert heard.gone == [worker]
@@ -113,7 +113,7 @@ async def test_a_process_that_cannot_be_watched_does_not_stay(worker, heard, mon
             ("/bin/sh", "-c", "exec sleep 600"),
             segment_fd=0,
             listen_fds=(),
-            configure=Configure(WorkerSettings(), TABLE),
+            configure=lambda: Configure(WorkerSettings(), TABLE),
         )
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
@@ -131,7 +131,7 @@ async def test_it_is_recorded_before_it_is_configured_and_so_before_it_serves(wo
         ("/bin/sh", "-c", "exec sleep 600"),
         segment_fd=segment.fd,
         listen_fds=(),
-        configure=Configure(WorkerSettings(), TABLE),
+        configure=lambda: Configure(WorkerSettings(), TABLE),
         recorded=recorded,
     )
     assert configured == [False]

@@ -14,6 +14,8 @@ import msgspec
 
 from bgproxy.controlplane.admin.app import AdminServer, start_admin
 from bgproxy.controlplane.orders import Defaults, GateOrder, GateReport, SwitchOrder, SwitchReport
+from bgproxy.controlplane.pool_orders import DrainOrder, PoolReport, SetOrder
+from bgproxy.controlplane.reload import ReloadReport
 from bgproxy.controlplane.upgrade import UpgradeReport
 from bgproxy.core.gates import Verdict
 from bgproxy.core.model import Address, Colour
@@ -36,6 +38,44 @@ def switch_report(**fields: Any) -> SwitchReport:
     return SwitchReport(**told)
 
 
+def pool_report(**fields: Any) -> PoolReport:
+    told = {"changed": True, "colour": "green", "at": "t", "by": "b", "reason": "", "source": "run time"}
+    return PoolReport(**told | {"release": None, "table_version": 2} | fields)
+
+
+class FakePools:
+    """Remembers the orders; answers with `report`, or raises it where it is an exception."""
+
+    def __init__(self) -> None:
+        self.orders: list[SetOrder | DrainOrder] = []
+        self.reloads: list[str] = []
+        self.report: PoolReport | Exception = pool_report()
+        self.reload_report: ReloadReport | Exception = ReloadReport(
+            changed=False, at="t", by="b", file="f", sha256="", table_version=2, changes=(), needs_restart=()
+        )
+
+    async def set(self, order: SetOrder) -> PoolReport:
+        self.orders.append(order)
+        if isinstance(self.report, Exception):
+            raise self.report
+        return self.report
+
+    async def drain(self, order: DrainOrder) -> PoolReport:
+        self.orders.append(order)
+        if isinstance(self.report, Exception):
+            raise self.report
+        return self.report
+
+    async def reload(self, by: str) -> ReloadReport:
+        self.reloads.append(by)
+        if isinstance(self.reload_report, Exception):
+            raise self.reload_report
+        return self.reload_report
+
+    def facts(self, colour: Colour) -> dict[str, Any]:
+        return {"source": "run time", "table_version": 2, "changed": {"at": "t", "by": colour.label, "reason": "r"}}
+
+
 class FakeControl:
     """Remembers the orders; answers with `report`, or raises it where it is an exception."""
 
@@ -52,6 +92,7 @@ class FakeControl:
         self.waits: list[tuple[float | None, bool, int | None]] = []
         self.waited_for, self.drained, self.abandoned = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.drain_error: Exception | None = None
+        self.pools = FakePools()
 
     async def execute(self, order: SwitchOrder) -> SwitchReport:
         self.orders.append(order)
@@ -128,7 +169,7 @@ class Reply(msgspec.Struct, frozen=True):
 @asynccontextmanager
 async def admin_api(control: FakeControl, directory: Path, **options: Any) -> AsyncIterator[Admin]:
     path = directory / "admin.sock"
-    server = await start_admin(control, listen=LOOPBACK, socket_path=path, **options)
+    server = await start_admin(control, listen=LOOPBACK, socket_path=path, pools=control.pools, **options)
     try:
         async with (
             aiohttp.ClientSession() as tcp,

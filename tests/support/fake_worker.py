@@ -39,6 +39,7 @@ class FakeWorker:
         self.cells = segment.slots[slot].cells
         self.segment, self.control, self.listeners, self.mode = segment, control, listeners, mode
         self.stopping = threading.Event()
+        self.tables = 0
         self.say_lock = threading.Lock()
 
     def say(self, message: messages.ToSupervisor) -> None:
@@ -77,12 +78,13 @@ class FakeWorker:
                 self.say(Certified(material.version, "cannot" if self.mode == "no-certificates" else ""))
 
     def configure(self, message: Configure) -> None:
-        if self.mode == "never-ready":
+        if self.mode == "never-ready" or (self.mode == "takes-one-table" and self.tables):
             return
+        self.tables += 1
         self.cells[worker_slot.TABLE_VERSION] = message.table.version
         self.see()
         self.say(TableAccepted(message.table.version))
-        for listener in self.listeners:
+        for listener in self.listeners if self.tables == 1 else ():
             threading.Thread(target=self.accept, args=(listener,), daemon=True).start()
         self.say(Ready(os.getpid()))
         if self.mode == "ejects":

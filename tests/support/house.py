@@ -199,6 +199,9 @@ class Proxy:
     def post(self, path: str, **body: Any) -> Answer:
         return AdminClient([self.admin_url]).post(path, body, timeout_s=PATIENCE_S)
 
+    def put(self, path: str, **body: Any) -> Answer:
+        return AdminClient([self.admin_url]).change("PUT", path, body, timeout_s=PATIENCE_S)
+
     def switch(self, to: str, **more: Any) -> Answer:
         return self.post("/switch", to=to, **more)
 

@@ -52,13 +52,17 @@ class Gatekeeper:
     """The middleware. `allowed_hosts` are names without a port, IPv6 in brackets."""
 
     def __init__(self, tokens: Sequence[Token], allowed_hosts: Sequence[str]) -> None:
+        self.configure(tokens, allowed_hosts)
+
+    def configure(self, tokens: Sequence[Token], allowed_hosts: Sequence[str]) -> None:
+        """Who may from the next request on."""
         self._tokens = [(bytes.fromhex(token.sha256), token) for token in tokens]
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         caller = unix_peer(request) or self._tcp_caller(request)
         self._refuse_browsers_from_elsewhere(request)
-        needed = "read" if request.method in ("GET", "HEAD") else "switch"
+        needed = "read" if request.method in ("GET", "HEAD") else _needed_to_change(request)
         if request.path not in OPEN_PATHS and ROLES.index(caller.role) < ROLES.index(needed):
             raise HttpError(
                 HTTPStatus.FORBIDDEN,
@@ -100,6 +104,11 @@ class Gatekeeper:
         site = request.headers.get("Sec-Fetch-Site", "none")
         if (origin is not None and origin != f"http://{_host(request)}") or site not in ("none", "same-origin"):
             raise HttpError(HTTPStatus.FORBIDDEN, "requests that come from a page of another origin are refused")
+
+
+def _needed_to_change(request: web.Request) -> str:
+    """Where requests go and by which rules is decided by admins; which of two known versions, by who may switch."""
+    return "admin" if request.method == "PUT" or request.path == "/reload" else "switch"
 
 
 def unix_peer(request: web.Request) -> Caller | None:

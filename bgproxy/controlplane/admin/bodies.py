@@ -67,7 +67,7 @@ class SwitchBody(RollbackBody, forbid_unknown_fields=True, frozen=True, kw_only=
     expect_release: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
 
 
-B = TypeVar("B", RollbackBody, SwitchBody, PauseBody, MaintenanceBody, UpgradeBody)
+B = TypeVar("B", bound=msgspec.Struct)
 
 
 async def switch_order(request: web.Request, *, by: str, defaults: Defaults) -> SwitchOrder:
@@ -282,3 +282,7 @@ def _readable(text: str) -> str:
     sentence, _, place = text.partition(" - at `$.")
     sentence = sentence[:1].lower() + sentence[1:].replace("`", "'")
     return f"{place.rstrip('`')!r}: {sentence}" if place else sentence
+
+
+# For the orders of other modules.
+document, typed, seconds, plain_text = _document, _typed, _seconds_or_none, _text

@@ -91,6 +91,7 @@ class Metrics:
     def __init__(self, segment: Segment, prober: Probing, tls: Certified | None = None) -> None:
         self._segment, self._prober, self._tls = segment, prober, tls
         self.switches = SwitchCounters()
+        self.reloads: Mapping[str, int] = {"ok": 0, "refused": 0}
 
     def render(self) -> str:
         families = (*self._switching(), *self._traffic(), *self._upstreams(), *self._encryption(), *self._process())
@@ -205,9 +206,14 @@ class Metrics:
             [({"colour": colour.label, "upstream": view.id}, int(good)) for colour, view, good in up],
         )
         yield gauge(
+            "upstream_drained",
+            "1 for an upstream that the operator has drained.",
+            [({"colour": colour.label, "upstream": view.id}, int(view.drained)) for colour, view in views],
+        )
+        yield gauge(
             "pool_healthy",
-            "Healthy upstreams of a pool.",
-            _by_colour(lambda c: sum(good for colour, _, good in up if colour == c)),
+            "Healthy upstreams of a pool, drained ones not counted.",
+            _by_colour(lambda c: sum(good and not view.drained for colour, view, good in up if colour == c)),
         )
         yield counter(
             "health_checks_total",
@@ -251,6 +257,16 @@ class Metrics:
             "event_loop_lag_seconds",
             "How late the last tick of a worker came.",
             [({"worker": str(i)}, each.cells[slot.LAG_NS] / 1e9) for i, each in enumerate(self._slots)],
+        )
+        yield gauge(
+            "pool_table_version",
+            "The pool table that a worker uses.",
+            [({"worker": str(i)}, each.cells[slot.TABLE_VERSION]) for i, each in enumerate(self._slots)],
+        )
+        yield counter(
+            "reloads_total",
+            "Reloads of the configuration, by result.",
+            [({"result": result}, count) for result, count in self.reloads.items()],
         )
         build = {"version": __version__, "python": platform.python_version()}
         yield gauge("build_info", "Always 1.", [(build, 1)])

@@ -68,6 +68,7 @@ def test_the_promised_families_are_there(scene):
         requests_in_flight streams_active request_bytes response_bytes client_connections upstream_connections
         upstream_connects upstream_reuses upstream_errors upstream_retries upstream_up pool_healthy health_checks
         rejected_requests event_loop_lag_seconds build_info client_accepts client_closes pipeline_pauses
+        upstream_drained pool_table_version reloads
         buffered_bytes tls_handshakes redirects access_log_dropped tls_certificate_expiry_seconds tls_reloads
         held_requests held_bytes requests_held request_hold_seconds streams_closed"""
     assert names == {f"bgproxy_{name}" for name in promised.split()}
