@@ -165,3 +165,10 @@ def test_a_verdict_becomes_the_members_of_a_problem_document():
         "since_s": None,
     }
     assert str(verdict) == "green: 1 healthy, 1 needed"
+
+
+def test_a_drained_upstream_does_not_count_however_healthy_it_is():
+    pool = PoolView(2, (upstream(0), upstream(1, drained=True)))
+    whole, drained = failed(evaluate(snapshot(green=pool), GREEN))
+    assert whole.result == "1 healthy, 2 needed"
+    assert (drained.target, drained.result) == ("green/127.0.0.1:9001", "drained by operator")

@@ -151,3 +151,25 @@ def test_the_release_is_that_of_the_last_check_that_succeeded():
     ):
         subject.record(check, generation=1, now=101.0)
         assert subject.view.release == release
+
+
+def test_other_thresholds_count_from_the_next_result_on():
+    tracker = Tracker(Upstream("a", 0, Address("127.0.0.1", 1)), rise=5, fall=5, generation=1, now=0.0)
+    good = Check(at="t", duration_s=0.1, status=200)
+    assert tracker.record(good, generation=1, now=1.0) is Change.NONE
+    tracker.configure(rise=2, fall=1)
+    assert tracker.record(good, generation=1, now=2.0) is Change.WENT_UP
+
+
+def test_who_is_drained_takes_no_traffic_whatever_its_checks_say():
+    def views(*facts: tuple[bool | None, bool]) -> list[UpstreamHealth]:
+        return [
+            UpstreamHealth(str(index), index, "a", up=up, drained=drained) for index, (up, drained) in enumerate(facts)
+        ]
+
+    assert routable(views((True, True), (True, False)), live=True).rows == (False, True)
+    kept = routable(views((False, True), (False, False)), live=True, last_up=(True, True))
+    assert kept.rows == (False, True)
+    tried = routable(views((False, True), (False, False), (None, False)), live=True, last_up=(True, False, False))
+    assert tried.rows == (False, True, False), "the last one that was up is drained"
+    assert [view.is_healthy for view in views((True, True), (True, False), (None, False))] == [False, True, False]
