@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.support.plane import Plane
     from tests.support.raw_upstream import RawUpstream
 
+LONG_PARKING = settings(upstream={"idle_timeout": 60.0})
 ONE_CONNECTION = settings(upstream={"max_connections": 1, "connect_timeout": 5.0})
 
 
@@ -70,11 +71,11 @@ def test_a_drained_upstream_gets_no_request_and_its_parked_connections_are_close
 @pytest.mark.parametrize("goes", [False, True], ids=["drained", "gone"])
 def test_what_runs_there_is_finished_and_its_connection_not_kept(plane: Plane, goes: bool) -> None:
     busy, other = plane.upstream(silent), plane.upstream(answering(response(200, b"two")))
-    plane.configure(blue=[busy])
+    plane.configure(LONG_PARKING, blue=[busy])
     client = plane.client()
     client.send(request())
     eventually(lambda: busy.conversations, "the request")
-    plane.configure(blue=[other] if goes else drained(pool([busy, other]), 0))
+    plane.configure(LONG_PARKING, blue=[other] if goes else drained(pool([busy, other]), 0))
     assert plane.row(0, slot.ROW_IN_FLIGHT) == (0 if goes else 1), "a row of the table counts what the table means"
     assert plane.worker.cells[slot.UPSTREAM_CONNECTIONS + BLUE] == 1
     busy.conversations[0].send(response(200, b"in the end"))
