@@ -51,6 +51,7 @@ from bgproxy.controlplane.systemd import Notifier, passed_sockets
 from bgproxy.controlplane.takeover import Takeover, inherit
 from bgproxy.controlplane.upgrade import Program, Upgrade
 from bgproxy.controlplane.workers import COMMAND, Workers
+from bgproxy.core.messages import IDLE_GRACE_S
 from bgproxy.errors import EXIT_OK, BgproxyError, StartupError
 from bgproxy.shm.bequest import Bequest
 from bgproxy.shm.live_pointer import Hold
@@ -306,7 +307,9 @@ async def _start(
         admin = await open_admin()
         stack.push_async_callback(admin.close)
     stack.callback(records.forget)
-    stack.push_async_callback(workers.drain, 0.0)
+    # Where a start fails beside a predecessor, workers that served already finish what they have: it cuts nothing.
+    bound_s, idle_s = (config.server.timeouts.shutdown, IDLE_GRACE_S) if predecessor else (0.0, 0.0)
+    stack.push_async_callback(partial(workers.drain, bound_s, idle_s=idle_s))
     await _first_verdicts(prober, patience, events)
     await workers.start()
     if not await patience.wait_for(workers.all_ready(WORKERS_READY_BOUND_S)):
