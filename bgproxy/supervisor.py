@@ -334,7 +334,6 @@ async def _start(
     following = asyncio.create_task(reload.follow(patience.asked_to_reload))
     stack.callback(following.cancel)
     supervisor = Running(
-        config=config,
         tables=tables,
         segment=segment,
         records=records,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bgproxy.config import Config
 from bgproxy.controlplane.admin.app import AdminServer
 from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.listeners import Listeners
@@ -37,7 +36,6 @@ ORPHAN_GRACE_S = 2.0  # beyond the shutdown timeout that a worker keeps itself
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """What runs, and how it ends. Its parts are released by the exit stack that they were made on."""
 
-    config: Config  # that of the start
     tables: PoolTables
     records: Records
     takeover: Takeover | None

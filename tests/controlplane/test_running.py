@@ -24,9 +24,9 @@ class House:
         self.fields: list[dict[str, Any]] = []
         self.addresses = {"pid": os.getpid()}
         self.upgrade = SimpleNamespace(execute=self.refuse, cancel=self.a("cancelled"), is_done=False)
-        timeouts = SimpleNamespace(shutdown=0.0)
+        config = SimpleNamespace(server=SimpleNamespace(timeouts=SimpleNamespace(shutdown=0.0)))
         self.running = Running(
-            config=SimpleNamespace(server=SimpleNamespace(timeouts=timeouts)),  # type: ignore[arg-type]
+            tables=SimpleNamespace(config=config),  # type: ignore[arg-type]
             records=SimpleNamespace(own=self.a("owned"), write_addresses=self.s("addresses")),  # type: ignore[arg-type]
             takeover=SimpleNamespace(publish=self.s("published")),  # type: ignore[arg-type]
             lock=SimpleNamespace(sign=self.s("signed")),  # type: ignore[arg-type]
