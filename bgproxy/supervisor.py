@@ -27,7 +27,10 @@ from bgproxy.controlplane.descriptors import make_the_most_of_descriptors
 from bgproxy.controlplane.drain import DrainWatch
 from bgproxy.controlplane.events import Events
 from bgproxy.controlplane.gate import Gate
+from bgproxy.controlplane.idempotency import Answers
 from bgproxy.controlplane.inherited import Inherited
+from bgproxy.controlplane.journal import Journal
+from bgproxy.controlplane.kept_answers import keep_in, kept_by
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orders import Defaults
 from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, read_record
@@ -43,7 +46,6 @@ from bgproxy.controlplane.reload import Reload
 from bgproxy.controlplane.running import Running
 from bgproxy.controlplane.sampler import Sampler
 from bgproxy.controlplane.state_lock import StateLock, prepare_directory
-from bgproxy.controlplane.state_store import State, StateStore
 from bgproxy.controlplane.status import Facts, Status
 from bgproxy.controlplane.succession import Predecessor, tell_predecessor
 from bgproxy.controlplane.switcher import Switcher
@@ -51,6 +53,7 @@ from bgproxy.controlplane.systemd import Notifier, passed_sockets
 from bgproxy.controlplane.takeover import Takeover, inherit
 from bgproxy.controlplane.upgrade import Program, Upgrade
 from bgproxy.controlplane.workers import COMMAND, Workers
+from bgproxy.core.journal import State
 from bgproxy.core.messages import IDLE_GRACE_S
 from bgproxy.errors import EXIT_OK, BgproxyError, StartupError
 from bgproxy.shm.bequest import Bequest
@@ -135,10 +138,10 @@ async def _start(
     passed = passed_sockets(os.environ)
     lock = StateLock.adopt(predecessor.hello.lock_fd, directory) if predecessor else StateLock.acquire(directory)
     stack.callback(lock.release)
-    store = StateStore(directory)
-    stack.callback(store.close)
-    state = await _load(store, config)
-    persisted = PoolFile(directory, in_thread=store.in_thread)
+    journal = Journal(directory, emit=events.emit)
+    stack.callback(journal.close)
+    state = await _load(journal, config)
+    persisted = PoolFile(directory, in_thread=journal.in_thread)
     pools = _stand(config, persisted, events)
     table = first_table(pools)
     make_the_most_of_descriptors(config.worker_settings(), table, emit=events.emit)
@@ -153,7 +156,7 @@ async def _start(
 
     segment = Segment.create(config.server.workers)
     stack.callback(segment.close)
-    standing = Hold(predecessor.hello.standing) if predecessor else Hold.OPEN
+    standing = Hold.OPEN if state.maintenance is None else Hold.MAINTENANCE
     segment.live.store(state.epoch, state.live_colour, standing)
     prober = Prober(
         config.health,
@@ -197,7 +200,7 @@ async def _start(
         directory,
         orphans,
         names,
-        in_thread=store.in_thread,
+        in_thread=journal.in_thread,
         emit=events.emit,
         has_predecessor=predecessor is not None,
     )
@@ -227,7 +230,7 @@ async def _start(
     switcher = Switcher(
         state,
         segment,
-        store,
+        journal,
         workers,
         orphans,
         checklist,
@@ -275,10 +278,13 @@ async def _start(
         settings=lambda wanted: wanted.worker_settings(tls_port=listeners.tls_port),
         emit=events.emit,
     )
-    status = Status(_facts(tables), segment, prober, workers, switcher, sampler, tls=certificates.report)
-    metrics = Metrics(segment, prober, certificates)
+    status = Status(
+        _facts(tables), segment, prober, workers, switcher, sampler, tls=certificates.report, journal=journal
+    )
+    metrics = Metrics(segment, prober, certificates, journal)
+    journal.listen(metrics.journal_writes.add)
     events.listen(metrics.switches.told)
-    control = Control(switcher, status, metrics, drains, upgrade=upgrade, defaults=_defaults(config))
+    control = Control(switcher, status, metrics, drains, upgrade=upgrade, journal=journal, defaults=_defaults(config))
 
     def adopted() -> None:
         status.configure(_facts(tables))
@@ -301,6 +307,7 @@ async def _start(
         doors=doors,
         tokens=config.admin.tokens,
         allowed_hosts=config.admin.allowed_hosts,
+        answers=Answers(kept_by(state), keep=keep_in(journal)),
         pools=PoolControl(tables, changes, reload),
     )
     if predecessor is None:
@@ -359,12 +366,12 @@ async def _first_verdicts(prober: Prober, patience: Patience, events: Events) ->
         events.emit("verdicts_missing", waited_s=FIRST_VERDICTS_BOUND_S)
 
 
-async def _load(store: StateStore, config: Config) -> State:
+async def _load(journal: Journal, config: Config) -> State:
     """The persisted state; at the very first start that of the configuration, which from then on is persisted."""
-    state = store.load()
+    state = journal.load()
     if state is None:
         state = State(epoch=0, live=config.switch.initial.name.lower())  # type: ignore[arg-type]  # one of two literals
-        await store.save(state)
+        await journal.begin(state)
     return state
 
 

@@ -41,7 +41,7 @@ MAY_IMPORT_LATE = {"cli": {"supervisor", "demo"}}
 
 PURE_STDLIB = {
     *("__future__", "abc", "base64", "binascii", "bisect", "collections", "collections.abc", "contextlib", "copy"),
-    *("dataclasses", "difflib", "enum", "fractions", "functools", "heapq", "html.escape", "http.HTTPStatus"),
+    *("dataclasses", "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "html.escape", "http.HTTPStatus"),
     *("ipaddress", "itertools", "json", "math", "operator", "re", "statistics", "string", "struct", "types", "typing"),
     "urllib.parse",
 }

@@ -16,9 +16,10 @@ import structlog
 
 from bgproxy import config as configuration
 from bgproxy import supervisor
+from bgproxy.controlplane.journal_file import JournalFile
 from bgproxy.controlplane.orphans import Record, describe, write_record
 from bgproxy.controlplane.state_lock import StateLock, prepare_directory
-from bgproxy.controlplane.state_store import State, StateStore
+from bgproxy.core.journal import State
 from bgproxy.errors import StartupError, StateCorrupt
 from tests.support.app import App
 from tests.support.proxies import FAKE_WORKER, eventually
@@ -131,7 +132,7 @@ async def test_it_says_where_it_listens_once_it_does_and_cleans_up_after_itself(
     assert (status, document["live"], document["workers"]["ready"]) == (200, "blue", 2)
     assert (await admin(written, "GET", "/readyz"))[0] == 200
     assert await running.end() == 0
-    assert sorted(os.listdir(tmp_path / "state")) == ["lock", "state.json"]
+    assert sorted(os.listdir(tmp_path / "state")) == ["journal.jsonl", "lock"]
     with pytest.raises(aiohttp.ClientConnectorError):
         await get(written["listen"][0])
 
@@ -148,12 +149,12 @@ async def test_a_switch_survives_a_restart_and_wins_over_the_initial_colour(conf
     assert (await admin(second.addresses, "POST", "/rollback"))[1]["to"] == "blue"
 
 
-async def test_a_corrupt_state_file_is_an_error_before_anything_listens(config, tmp_path):
+async def test_a_corrupt_journal_is_an_error_before_anything_listens(config, tmp_path):
     (tmp_path / "state").mkdir(mode=0o700)
-    (tmp_path / "state" / "state.json").write_bytes(b'{"epoch": 7, "live": "gre')
-    with pytest.raises(StateCorrupt, match=r"state\.json"):
+    (tmp_path / "state" / "journal.jsonl").write_bytes(b'{"epoch": 7, "live": "gre')
+    with pytest.raises(StateCorrupt, match=r"journal\.jsonl"):
         await supervisor.serve(config())
-    assert (tmp_path / "state" / "state.json").read_bytes() == b'{"epoch": 7, "live": "gre'
+    assert (tmp_path / "state" / "journal.jsonl").read_bytes() == b'{"epoch": 7, "live": "gre'
 
 
 async def test_a_second_supervisor_on_the_same_state_is_refused_with_the_pid_of_the_first(config, tmp_path):
@@ -168,7 +169,7 @@ async def test_an_address_in_use_is_an_error_that_leaves_nothing_behind(config, 
     taken = apps[0]["blue"]
     with pytest.raises(StartupError, match=f"cannot listen on {taken}: another process listens there already"):
         await supervisor.serve(config(listen=(taken,)))
-    assert sorted(os.listdir(tmp_path / "state")) == ["lock", "state.json"]
+    assert sorted(os.listdir(tmp_path / "state")) == ["journal.jsonl", "lock"]
 
 
 async def test_addresses_that_cannot_be_written_are_an_error_with_their_file(config, tmp_path):
@@ -356,9 +357,9 @@ async def test_what_is_in_flight_at_the_shutdown_is_finished(run):
 
 
 async def test_a_proxy_comes_back_with_the_state_that_is_on_disk(run, tmp_path):
-    store = StateStore(tmp_path)
-    store.save_now(State(epoch=41, live="green", previous="blue"))
-    store.close()
+    journal = JournalFile(tmp_path)
+    journal.begin(State(epoch=41, live="green", previous="blue"), "2026-01-31T12:00:00.000Z")
+    journal.close()
     process = await run()
     document = (await admin(process.addresses(), "GET", "/status"))[1]
     assert (document["live"], document["epoch"], document["rollback"]["to"]) == ("green", 41, "blue")

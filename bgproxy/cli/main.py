@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bgproxy import __version__
-from bgproxy.cli import operate, pools, serve
+from bgproxy.cli import audit, operate, pools, serve
 from bgproxy.errors import EXIT_FAILED, EXIT_OK, BgproxyError
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ cli.add_command(serve.check, "check-config")
 cli.add_command(version)
 cli.add_command(pools.pool)
 cli.add_command(pools.reload)
+cli.add_command(audit.history)
+cli.add_command(audit.audit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

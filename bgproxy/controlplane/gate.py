@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from bgproxy.controlplane import drain
 from bgproxy.controlplane.orders import GateOrder, GateReport
 from bgproxy.controlplane.silence import Silence
-from bgproxy.errors import DrainTimedOut, GateConflict, WorkersDidNotAcknowledge
+from bgproxy.core.journal import GateSet
+from bgproxy.errors import DrainTimedOut, GateConflict, StoreUnavailable, WorkersDidNotAcknowledge
 from bgproxy.shm.live_pointer import Hold
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class GateChange:
         to = self._target()
         if to is tools.gate.standing:
             return
+        await self._write(to)
         started = time.perf_counter()
         self._changed = True
         silent = await tools.gate.stand(to, tools.ack_timeout_s)
@@ -118,12 +120,25 @@ class GateChange:
             at=self._at,
             by=order.by,
             reason=order.reason,
+            durable=tools.journal.durable,
             acked_s=self._acked_s,
             drain_s=drain_s,
             in_flight=drain.remaining(tools.segment.slots, live.colour).requests,
             replaced_workers=tuple(self._silence.replaced),
             undo=UNDO[order.kind],
         )
+
+    async def _write(self, to: Hold) -> None:
+        """Maintenance outlives the process; a pause does not. Neither waits for a disk that does not work."""
+        journal, order = self._tools.journal, self._order
+        if Hold.MAINTENANCE not in (to, self._tools.gate.standing):
+            return
+        on = to is Hold.MAINTENANCE
+        try:
+            await journal.set_maintenance(on, by=order.by, reason=order.reason)
+        except StoreUnavailable as error:
+            journal.postpone(GateSet(at=self._at, maintenance=on, by=order.by, reason=order.reason))
+            self._tools.emit("gate_not_durable", kind=order.kind, error=error.detail)
 
     def _target(self) -> Hold:
         """A pause does not end maintenance, nor maintenance a pause: each is ended by its own word."""

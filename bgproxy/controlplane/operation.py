@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,14 +16,13 @@ from bgproxy.controlplane import drain
 from bgproxy.controlplane.fence import Fence
 from bgproxy.controlplane.orders import FenceMode, FencePolicy, SwitchOrder, SwitchReport
 from bgproxy.controlplane.silence import Silence
-from bgproxy.controlplane.state_store import LastSwitch, State
+from bgproxy.controlplane.switch_record import SwitchRecord
 from bgproxy.core import gates
 from bgproxy.core.switch import Action, Event, Phase, Switch
 from bgproxy.errors import (
     ControlError,
     DrainTimedOut,
     StaleEpoch,
-    StoreUnavailable,
     SwitchRefused,
     WorkersDidNotAcknowledge,
 )
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.drain import Outcome
     from bgproxy.controlplane.events import Emit
     from bgproxy.controlplane.gate import Gate
+    from bgproxy.controlplane.journal import Journal
     from bgproxy.controlplane.orphans import Orphans
-    from bgproxy.controlplane.state_store import StateStore
     from bgproxy.controlplane.workers import Workers
     from bgproxy.core.gates import Verdict
     from bgproxy.core.model import Colour
@@ -50,7 +49,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     `verdicts(to, kind)` evaluates the gates as things are now. Times in seconds."""
 
     segment: Segment
-    store: StateStore
+    journal: Journal
     workers: Workers
     orphans: Orphans
     announce: Callable[[Colour, bool], None]
@@ -80,6 +79,7 @@ class Operation:
     ) -> None:
         self.tools, self.order, self.before, self.to, self.at = tools, order, before, to, at
         self.epoch = before.epoch + 1
+        self.record = SwitchRecord(tools.journal, tools.emit, order, before.colour, to, epoch=self.epoch, at=at)
         self.protocol = Switch()
         self.overridden: list[Verdict] = []
         self.durable_s = self.acked_s = 0.0
@@ -107,9 +107,14 @@ class Operation:
             self._fence = self._new_fence(self.order.mode)
             perform |= self._fence.actions()
         action: Action | None = Action.CHECK_GATES
-        while action is not None:
-            action = self.protocol.step(await perform[action]())
-            self._phase_changed(self)
+        try:
+            while action is not None:
+                action = self.protocol.step(await perform[action]())
+                self._phase_changed(self)
+        finally:
+            # Also after a fault of ours: what is certain not to have happened must not be completed by a restart.
+            if not self.protocol.word_may_have_moved:
+                self.record.conclude("aborted", detail=self._why_not())
         if self.protocol.phase is Phase.ABORTED:
             self._error = self._error or (self._fence.error if self._fence else None)
             self._tell_of_abort()
@@ -117,20 +122,6 @@ class Operation:
             self._error.was_done = self.protocol.word_may_have_moved
             raise self._error
         return self._report()
-
-    @property
-    def intent(self) -> State:
-        order, old = self.order, self.before.colour
-        last = LastSwitch(
-            at=self.at,
-            from_=old.name.lower(),  # type: ignore[arg-type]  # the two labels are the two literals
-            to=self.to.name.lower(),  # type: ignore[arg-type]
-            kind=order.kind,
-            by=order.by,
-            reason=order.reason,
-            forced=bool(self.overridden),
-        )
-        return State(epoch=self.epoch, live=last.to, previous=last.from_, last_switch=last)
 
     # --- the actions ---
 
@@ -147,21 +138,17 @@ class Operation:
         return Event.GATES_PASSED
 
     async def _write_intent(self) -> Event:
-        return Event.INTENT_DURABLE if self._fence else await self._write()
+        return await self._written(self.record.intend(forced=bool(self.overridden)))
 
     async def _write_decision(self) -> Event:
-        return await self._write()
+        return await self._written(self.record.decide())
 
-    async def _write(self) -> Event:
+    async def _written(self, writing: Awaitable[Event]) -> Event:
         started = time.perf_counter()
-        try:
-            await self.tools.store.save(self.intent)
-        except StoreUnavailable as error:
-            self._error = error
-            self.tools.emit("switch_not_written", to=self.to.label, kind=self.order.kind, error=error.detail)
-            return Event.INTENT_NOT_WRITTEN
-        self.durable_s = time.perf_counter() - started
-        return Event.INTENT_DURABLE
+        event = await writing
+        self._error = self.record.error
+        self.durable_s += time.perf_counter() - started
+        return event
 
     async def _choose_mode(self) -> Event:
         return Event.GO_AT_ONCE if self._fence is None else Event.FENCE_WANTED
@@ -189,11 +176,13 @@ class Operation:
             extra={"epoch": self.epoch, "live": self.to.label, "workers": alive},
         )
         self.tools.emit("workers_did_not_acknowledge", epoch=self.epoch, workers=alive)
+        self.record.conclude("unconfirmed", **self._hold_facts(), detail="; ".join(alive))
         return Event.DEATH_NOT_CONFIRMED
 
     async def _choose_answer(self) -> Event:
         self.acked_s = time.perf_counter() - self._stored_at
         self._drain = self._acknowledged(self)
+        self.record.conclude("acknowledged", **self._hold_facts(), acked_s=round(self.acked_s, 6))
         self.tools.emit(
             "cut_over",
             colour=self.to.label,
@@ -252,6 +241,13 @@ class Operation:
             error=self._error.detail if self._error else "",
         )
 
+    def _hold_facts(self) -> dict[str, Any]:
+        return {} if self._fence is None else {"held_s": round(self._fence.held_s, 6), "cut": self._fence.cut}
+
+    def _why_not(self) -> str:
+        error = self._error or (self._fence.error if self._fence else None)
+        return error.detail if error else "a fault in bgproxy"
+
     def _report(self) -> SwitchReport:
         assert self.protocol.phase is Phase.SETTLED
         killed = ", ".join(map(str, self._silence.orphans_killed))
@@ -268,13 +264,22 @@ class Operation:
             forced=bool(self.overridden),
             held_s=self._fence.held_s if self._fence else None,
             cut=self._fence.cut if self._fence else 0,
+            durable=self.tools.journal.durable,
             durable_s=self.durable_s,
             acked_s=self.acked_s,
             drain_s=self.drain_s,
             replaced_workers=tuple(self._silence.replaced),
             overridden=tuple(verdict.as_dict() for verdict in self.overridden),
             undo=UNDO,
-            detail=f"workers of an earlier supervisor had to be killed: pid {killed}" if killed else "",
+            detail="; ".join(
+                filter(
+                    None,
+                    (
+                        f"workers of an earlier supervisor had to be killed: pid {killed}" if killed else "",
+                        self.record.warning,
+                    ),
+                )
+            ),
         )
 
 

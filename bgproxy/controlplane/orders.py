@@ -55,6 +55,7 @@ class ReplacedWorker(msgspec.Struct, frozen=True):
 class SwitchReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a switch did. Durations in seconds; `undo` is the command that goes back.
 
+    `durable` is False where something that was done is not on disk yet: a restart would not know it.
     `held_s` is how long a fence held requests, None without one; `cut` the requests that it ended by policy.
     """
 
@@ -69,6 +70,7 @@ class SwitchReport(msgspec.Struct, frozen=True, kw_only=True):
     mode: str = "instant"
     forced: bool = False
     dry_run: bool = False
+    durable: bool = True
     durable_s: float = 0.0
     acked_s: float = 0.0
     held_s: float | None = None
@@ -101,6 +103,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     by: str = ""
     reason: str = ""
+    durable: bool = True
     acked_s: float = 0.0
     drain_s: float | None = None
     in_flight: int = 0

@@ -57,6 +57,15 @@ class WorkersReport(Protocol):
     def ejected_until(self, colour: Colour, index: int) -> float | None: ...
 
 
+class Journalled(Protocol):
+    """What the journal says about itself."""
+
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def health(self) -> dict[str, Any]: ...
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What changes only with a pool or by a reload. `min_healthy` and `sources` are (blue, green)."""
 
@@ -81,13 +90,14 @@ class Status:
         sampler: Sampler,
         *,
         tls: Callable[[], dict[str, Any] | None] = lambda: None,
+        journal: Journalled | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._facts, self._segment, self._prober = facts, segment, prober
         self._workers, self._switcher, self._sampler = workers, switcher, sampler
         self._clock, self._wall = clock, wall
-        self._tls = tls
+        self._tls, self._journal = tls, journal
         self._started, self._started_at = clock(), wall()
         self._loaded, self._loaded_at = self._started, self._started_at
 
@@ -116,6 +126,8 @@ class Status:
             "pools": {colour.label: self._pool(colour, live.colour) for colour in COLOURS},
             "workers": self._workers_section(),
             "tls": self._tls(),
+            "durable": self._journal.durable if self._journal else True,
+            "journal": self._journal.health if self._journal else None,
             "config": {
                 "file": self._facts.config_file or None,
                 "sha256": self._facts.config_sha256 or None,

@@ -17,7 +17,7 @@ from bgproxy.controlplane import drain, operation
 from bgproxy.controlplane.gate import Gate, GateChange
 from bgproxy.controlplane.operation import Operation
 from bgproxy.controlplane.orders import FencePolicy, GateOrder, GateReport, SwitchOrder, SwitchReport
-from bgproxy.core import gates
+from bgproxy.core import gates, replay
 from bgproxy.core.model import Colour
 from bgproxy.errors import BadRequest, NothingToRollBackTo, StaleEpoch, SwitchInProgress
 
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.checklist import Checklist
     from bgproxy.controlplane.drain import Outcome
     from bgproxy.controlplane.events import Emit
+    from bgproxy.controlplane.journal import Journal
     from bgproxy.controlplane.orphans import Orphans
-    from bgproxy.controlplane.state_store import State, StateStore
     from bgproxy.controlplane.workers import Workers
     from bgproxy.core.gates import Verdict
+    from bgproxy.core.journal import LastSwitch, State
     from bgproxy.shm.live_pointer import Live
     from bgproxy.shm.segment import Segment
 
@@ -46,7 +47,7 @@ class Switcher:
         self,
         state: State,
         segment: Segment,
-        store: StateStore,
+        journal: Journal,
         workers: Workers,
         orphans: Orphans,
         checklist: Checklist,
@@ -62,7 +63,7 @@ class Switcher:
     ) -> None:
         self._segment, self._checklist, self._emit, self._wall = segment, checklist, emit, wall
         self._previous = state.previous_colour
-        self._last = _from_disk(state)
+        self._last = _last_switch(state.last_switch, state.epoch)
         self._holder: dict[str, str] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain: asyncio.Task[Outcome] | None = None
@@ -70,7 +71,7 @@ class Switcher:
         self._give_way: Callable[[], Awaitable[None]] | None = None
         self._tools = operation.Tools(
             segment=segment,
-            store=store,
+            journal=journal,
             workers=workers,
             orphans=orphans,
             announce=announce,
@@ -119,8 +120,8 @@ class Switcher:
 
     @property
     def last_switch(self) -> Mapping[str, Any] | None:
-        """at, from, to, kind, by, reason, epoch, forced, acked_s, drain_s, result. After a restart `result` is
-        "decided": what came of it is not on disk."""
+        """at, from, to, kind, mode, by, reason, epoch, forced, held_s, acked_s, drain_s, result. After a restart
+        `result` is that of the journal: acknowledged, unconfirmed, recovered; "decided" where it says nothing."""
         return self._last
 
     def verdicts(self, to: Colour, kind: str) -> list[Verdict]:
@@ -217,7 +218,7 @@ class Switcher:
 
     def _moved(self, op: Operation) -> None:
         self._previous = op.before.colour
-        self._last = _from_disk(op.intent)
+        self._last = _last_switch(replay.switch_of(op.record.intent(forced=bool(op.overridden))), op.epoch)
         self._note(op.epoch, result="not_acknowledged")
 
     def _acknowledged(self, op: Operation) -> asyncio.Task[Outcome]:
@@ -238,6 +239,7 @@ class Switcher:
         left = drain.remaining(self._segment.slots, old)
         if outcome is drain.Outcome.EMPTY:
             self._note(op.epoch, result="drained", drain_s=drain_s)
+            op.record.conclude("acknowledged", drain_s=round(drain_s, 6))
             self._emit("drained", colour=old.label, epoch=op.epoch, drain_s=round(drain_s, 6), streams=left.streams)
         elif outcome is drain.Outcome.TIMED_OUT:
             self._note(op.epoch, result="drain_timed_out")
@@ -361,8 +363,8 @@ class Switcher:
         return self._wall().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _from_disk(state: State) -> dict[str, Any] | None:
-    if state.last_switch is None:
+def _last_switch(last: LastSwitch | None, epoch: int) -> dict[str, Any] | None:
+    if last is None:
         return None
-    decided: dict[str, Any] = msgspec.to_builtins(state.last_switch)
-    return decided | {"epoch": state.epoch, "acked_s": None, "drain_s": None, "result": "decided"}
+    known: dict[str, Any] = msgspec.to_builtins(last)
+    return known | {"epoch": epoch, "result": last.result or "decided"}

@@ -53,7 +53,7 @@ async def test_a_worker_that_neither_holds_nor_dies_ends_the_fence_with_nothing_
         await bench.fence()
     monkeypatch.undo()
     assert live(bench) == Live(0, BLUE)
-    assert bench.on_disk() is None
+    assert (bench.on_disk().epoch, bench.on_disk().live) == (0, "blue")
 
 
 async def test_a_fence_that_does_not_become_empty_is_taken_back(bench):
@@ -62,7 +62,7 @@ async def test_a_fence_that_does_not_become_empty_is_taken_back(bench):
         await bench.fence(fence_timeout_s=0.05)
     assert caught.value.extra == {"live": "blue", "remaining": {"requests": 3}}
     assert live(bench) == Live(0, BLUE)
-    assert bench.on_disk() is None
+    assert (bench.on_disk().epoch, bench.on_disk().live) == (0, "blue")
     assert bench.switcher.last_switch is None
     assert bench.switcher.state == "steady"
     assert bench.emit.of("fence_taken_back")[0]["to"] == "green"
@@ -96,12 +96,12 @@ async def test_a_fence_of_writes_waits_for_unsafe_requests_only(bench, monkeypat
     assert live(bench) == Live(1, GREEN)
 
 
-async def fails(state):
+async def fails(epoch, **options):
     raise StoreUnavailable("the disk is full; nothing was changed")
 
 
 async def test_a_disk_that_fails_at_the_decision_takes_the_fence_back(bench, monkeypatch):
-    monkeypatch.setattr(bench.store, "save", fails)
+    monkeypatch.setattr(bench.journal, "decide", fails)
     with pytest.raises(StoreUnavailable):
         await bench.fence()
     monkeypatch.undo()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 
@@ -97,3 +98,22 @@ async def test_while_a_switch_runs_the_gate_is_its_own(bench):
         await bench.change_gate("resume")
     bench.busy_with(BLUE, 0)
     await switching
+
+
+async def test_maintenance_is_in_the_journal_and_a_pause_is_not(bench):
+    assert (await bench.change_gate("maintenance on", by="ops", reason="database")).durable
+    assert (bench.on_disk().maintenance.by, bench.on_disk().maintenance.reason) == ("ops", "database")
+    await bench.change_gate("maintenance off")
+    assert bench.on_disk().maintenance is None
+    await bench.change_gate("pause")
+    assert [entry.kind for entry in bench.on_disk().history] == ["maintenance on", "maintenance off"]
+
+
+async def test_maintenance_does_not_need_a_disk(bench):
+    bench.system.failing = {"fsync": errno.EIO}
+    report = await bench.change_gate("maintenance on")
+    assert (report.state, report.durable) == ("maintenance", False)
+    assert bench.emit.of("gate_not_durable")
+    bench.system.failing = {}
+    await eventually(lambda: bench.journal.durable, "the return of the disk")
+    assert bench.on_disk().maintenance is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -88,7 +89,7 @@ def scene() -> Iterator[Scene]:
 def test_it_has_the_promised_keys(scene):
     document = scene.status.document()
     promised = "schema version instance started_at uptime_s epoch live idle state can_switch rollback last_switch"
-    assert set(document) == {*promised.split(), "at", "pools", "workers", "tls", "config"}
+    assert set(document) == {*promised.split(), "at", "pools", "workers", "tls", "config", "durable", "journal"}
     pool = "role release healthy total min_healthy in_flight streams draining rps error_share latency_s upstreams"
     assert set(document["pools"]["blue"]) == {
         *pool.split(),
@@ -268,3 +269,10 @@ def test_it_is_ready_with_all_workers_and_a_routable_upstream(scene):
     scene.ready = 2
     scene.segment.health.publish(BLUE, [True])
     assert scene.status.not_ready() == []
+
+
+def test_it_says_whether_what_was_done_is_on_disk(scene):
+    assert scene.status.document()["durable"] is True
+    scene.status._journal = SimpleNamespace(durable=False, health={"ok": False, "pending": 1})
+    document = scene.status.document()
+    assert (document["durable"], document["journal"]) == (False, {"ok": False, "pending": 1})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import pytest
 from bgproxy.controlplane.operation import Operation
 from bgproxy.controlplane.orders import SwitchOrder
 from bgproxy.controlplane.orphans import Orphans, Record, describe, write_record
-from bgproxy.controlplane.state_store import LastSwitch, State
 from bgproxy.controlplane.worker_process import WorkerProcess
+from bgproxy.core.journal import LastSwitch, State
 from bgproxy.core.model import BLUE, GREEN, Colour
 from bgproxy.errors import (
     BadRequest,
     DrainTimedOut,
+    FenceTimedOut,
     NothingToRollBackTo,
     StaleEpoch,
     StoreUnavailable,
@@ -27,7 +29,6 @@ from bgproxy.errors import (
 from bgproxy.shm import worker_slot
 from bgproxy.shm.live_pointer import Live
 from tests.support.bench import Bench
-from tests.support.faulty_os import FaultyOs
 from tests.support.proxies import PATIENCE_S, eventually
 
 
@@ -36,11 +37,11 @@ def order_of(bench: Bench) -> list[str]:
 
 
 async def test_a_switch_is_durable_then_live_then_seen_by_every_worker_then_answered(bench, monkeypatch):
-    store, publish, live = bench.store.save, bench.workers.publish, bench.segment.live.load
+    intend, publish, live = bench.journal.intend, bench.workers.publish, bench.segment.live.load
 
-    async def save(state):
+    async def intended(intent, **options):
         assert live() == Live(0, BLUE)
-        await store(state)
+        await intend(intent, **options)
         bench.emit("durable")
 
     async def told(timeout_s):
@@ -52,7 +53,7 @@ async def test_a_switch_is_durable_then_live_then_seen_by_every_worker_then_answ
         bench.emit("acknowledged")
         return silent
 
-    monkeypatch.setattr(bench.store, "save", save)
+    monkeypatch.setattr(bench.journal, "intend", intended)
     monkeypatch.setattr(bench.workers, "publish", told)
     report = await bench.switch(by="ci", reason="1.3")
     assert order_of(bench) == ["durable", "stored", "acknowledged"]
@@ -68,7 +69,7 @@ async def test_what_is_on_disk_is_the_switch_with_its_author(bench):
     await bench.switch(by="ci", reason="1.3")
     state = bench.on_disk()
     assert (state.epoch, state.live_colour, state.previous_colour) == (1, GREEN, BLUE)
-    assert msgspec.structs.replace(state.last_switch, at="") == LastSwitch(
+    assert msgspec.structs.replace(state.last_switch, at="", acked_s=None, drain_s=None, result=None) == LastSwitch(
         at="", from_="blue", to="green", kind="switch", by="ci", reason="1.3", forced=False
     )
 
@@ -113,7 +114,7 @@ async def test_a_colour_that_is_live_already_is_a_success_without_a_change(bench
     report = await bench.switch(BLUE)
     assert (report.changed, report.epoch, report.undo) == (False, 0, "")
     assert "blue is live already" in report.detail
-    assert bench.on_disk() is None
+    assert bench.on_disk() == State(epoch=0, live="blue")
 
 
 async def test_a_present_epoch_passes_and_a_stale_one_changes_nothing(bench):
@@ -140,7 +141,7 @@ async def test_an_unhealthy_pool_is_refused_with_every_reason_and_nothing_change
         await bench.switch()
     assert [each["gate"] for each in caught.value.extra["failed"]] == ["pool_healthy", "upstream_healthy"]
     assert bench.segment.live.load() == Live(0, BLUE)
-    assert bench.on_disk() is None
+    assert bench.on_disk() == State(epoch=0, live="blue")
     assert bench.switcher.state == "steady"
 
 
@@ -167,7 +168,7 @@ async def test_a_dry_run_says_what_would_happen_and_changes_nothing(bench):
     forced = await bench.switch(dry_run=True, force=True)
     assert len(forced.overridden) == 2
     assert bench.segment.live.load() == Live(0, BLUE)
-    assert bench.on_disk() is None
+    assert bench.on_disk() == State(epoch=0, live="blue")
 
 
 async def test_a_worker_that_is_just_being_replaced_delays_a_switch_instead_of_refusing_it(bench):
@@ -190,17 +191,82 @@ async def test_a_worker_that_stays_away_refuses_the_switch_and_not_the_rollback(
     assert (await bench.rollback()).to == "blue"
 
 
-# --- the store -------------------------------------------------------------------------------------------------------
+# --- the journal -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_disk_that_takes_nothing_changes_nothing_and_a_retry_works(make):
-    bench = await make(system=FaultyOs(1))
-    with pytest.raises(StoreUnavailable, match="nothing was changed"):
-        await bench.switch()
+@pytest.mark.parametrize("mode", ["instant", "fence", "fence-writes"])
+@pytest.mark.parametrize("call", ["write", "fsync"])
+async def test_a_disk_that_takes_nothing_changes_nothing_and_a_retry_works(bench, call, mode):
+    bench.system.failing = {call: errno.ENOSPC}
+    with pytest.raises(StoreUnavailable, match="No space left on device; nothing was changed") as caught:
+        await bench.switch(mode=mode)
+    assert caught.value.was_done is False
     assert bench.segment.live.load() == Live(0, BLUE)
+    assert bench.workers.epochs() == [0, 0]
     assert bench.prober.announced == []
     assert bench.switcher.previous is None
+    bench.system.failing = {}
+    assert (await bench.switch(mode=mode)).epoch == 1
+    assert bench.on_disk().epoch == 1
+
+
+@pytest.mark.parametrize("mode", ["instant", "fence"])
+async def test_a_rollback_does_not_need_a_disk_and_is_written_when_it_returns(bench, mode):
+    await bench.switch()
+    await eventually(lambda: bench.switcher.last_switch["result"] == "drained", "the drain")
+    bench.system.failing = {"write": errno.EROFS}
+    report = await bench.rollback(mode=mode, by="ops", reason="3 a.m.", key="k")
+    assert (report.to, report.epoch, report.durable) == ("blue", 2, False)
+    assert report.detail.startswith("NOT ON DISK YET: Read-only file system; a restart before it is would not come up")
+    assert bench.segment.live.load() == Live(2, BLUE)
+    assert (bench.on_disk().epoch, bench.on_disk().live) == (1, "green")
+    assert bench.emit.of("rollback_not_durable")[0]["epoch"] == 2
+    with pytest.raises(StoreUnavailable):
+        await bench.switch()
+    assert [entry["epoch"] for entry in bench.journal.history()] == [2, 1], "what is not on disk is told all the same"
+
+    bench.system.failing = {}
+    await eventually(lambda: bench.emit.of("journal_recovered"), "the return of the disk")
+    assert bench.journal.durable
+    assert (bench.on_disk().epoch, bench.on_disk().live) == (2, "blue")
+    late, on_time = bench.on_disk().history[::-1]
+    assert (late.kind, late.by, late.reason, late.mode, late.late) == ("rollback", "ops", "3 a.m.", mode, True)
+    assert (late.at, late.result, on_time.late) == (report.at, "acknowledged", False)
+    assert (await bench.switch()).durable
+
+
+async def test_a_fence_that_is_taken_back_is_in_the_journal_as_that(bench):
+    bench.busy_with(BLUE, 3)
+    with pytest.raises(FenceTimedOut):
+        await bench.fence(fence_timeout_s=0.05)
+    await eventually(lambda: bench.journal.health["pending"] == 0, "its outcome")
+    (entry,) = bench.on_disk().history
+    assert (entry.result, entry.mode) == ("aborted", "fence")
+    assert "3 requests still ran on blue" in entry.detail
+    assert bench.on_disk().epoch == 0
+
+
+async def test_a_fault_of_ours_before_the_cutover_is_not_completed_by_a_restart(bench, monkeypatch):
+    async def broken(self):
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(Operation, "_choose_mode", broken)
+    with pytest.raises(RuntimeError, match="bug"):
+        await bench.switch()
+    monkeypatch.undo()
+    await eventually(lambda: bench.journal.health["pending"] == 0, "its outcome")
+    assert (bench.on_disk().epoch, bench.on_disk().history[-1].result) == (0, "aborted")
     assert (await bench.switch()).epoch == 1
+
+
+async def test_the_journal_says_what_came_of_it_and_how_long_it_took(bench):
+    bench.busy_with(BLUE, 1)
+    await bench.switch(reason="1.3")
+    bench.busy_with(BLUE, 0)
+    await eventually(lambda: bench.journal.state.history[-1].drain_s is not None, "the end of the drain")
+    (entry,) = bench.on_disk().history
+    assert (entry.result, entry.reason, entry.to) == ("acknowledged", "1.3", "green")
+    assert entry.drain_s >= entry.acked_s > 0
 
 
 # --- workers that do not answer --------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def test_sigterm_under_load_lets_requests_in_flight_finish(proxy: Proxy, blue: A
     assert all(loss.what.endswith("before any answer") for loss in load.losses), load.losses
     (stopped,) = proxy.events("stopped")
     assert (stopped["cut_requests"], stopped["cut_streams"]) == (0, 0)
-    assert sorted(os.listdir(proxy.state_dir)) == ["lock", "state.json"]
+    assert sorted(os.listdir(proxy.state_dir)) == ["journal.jsonl", "lock"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

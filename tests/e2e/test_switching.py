@@ -165,7 +165,7 @@ def test_a_silent_worker_is_found_even_if_nobody_switches(proxy: Proxy, stopped_
 
 
 def test_a_switch_without_a_healthy_pool_is_refused_and_changes_nothing(proxy: Proxy, green: App) -> None:
-    before = (proxy.state_dir / "state.json").read_bytes()
+    before = (proxy.state_dir / "journal.jsonl").read_bytes()
     green.told("sick")
     eventually(lambda: proxy.status["pools"]["green"]["healthy"] == 0, "the verdict")
     answer = proxy.switch("green")
@@ -179,7 +179,7 @@ def test_a_switch_without_a_healthy_pool_is_refused_and_changes_nothing(proxy: P
     assert problem["failed"][0]["result"] == "0 healthy, 1 needed"
     assert "answered 500" in problem["failed"][1]["result"]
     assert (proxy.status["live"], proxy.status["epoch"], proxy.colour()) == ("blue", 0, "blue")
-    assert (proxy.state_dir / "state.json").read_bytes() == before
+    assert (proxy.state_dir / "journal.jsonl").read_bytes() == before
     preflight = proxy.get("/preflight?to=green").document
     assert [each["gate"] for each in preflight["failed"]] == [each["gate"] for each in problem["failed"]]
 
@@ -273,18 +273,19 @@ def test_workers_outlive_their_supervisor_and_a_new_one_takes_over(proxy: Proxy,
 def test_a_damaged_state_is_never_guessed_around(proxy: Proxy, damage: bytes) -> None:
     proxy.switch("green")
     assert proxy.end() == 0
-    file: Path = proxy.state_dir / "state.json"
+    file: Path = proxy.state_dir / "journal.jsonl"
     file.write_bytes(damage)
     with pytest.raises(AssertionError, match="it ended with 1"):
         proxy.start_again()
     said = proxy.log_text().splitlines()[-2:]
-    assert said[0].startswith(f"error: {file}: the state is not usable: ")
-    assert (
-        said[1] == f"hint: move {file} away and set [switch] initial to the colour that is to serve, then start again"
+    assert said[0].startswith(f"error: {file}: the journal is not usable: line 1: ")
+    assert said[1] == (
+        f"hint: restore {file} from a backup, or give it up: mv {file} {file}.damaged, "
+        "set [switch] initial to the colour that is to serve, and start again"
     )
     assert "Traceback" not in proxy.log_text()
     assert file.read_bytes() == damage
 
-    file.rename(file.with_suffix(".damaged"))
+    file.rename(f"{file}.damaged")
     proxy.start_again()
     assert proxy.colour() == "blue"

@@ -111,11 +111,11 @@ def test_what_was_switched_before_an_upgrade_is_so_after_it_and_orders_go_to_the
     assert proxy.post("/rollback").document["epoch"] == 2
     assert proxy.colour() == "blue"
     assert sorted(os.listdir(proxy.state_dir)) == [
-        *("addresses.json", "admin.sock", "lock", "state.json", "takeover.sock", "workers.json")
+        *("addresses.json", "admin.sock", "journal.jsonl", "lock", "takeover.sock", "workers.json")
     ]
     kept.close()
     assert proxy.end() == 0
-    assert sorted(os.listdir(proxy.state_dir)) == ["lock", "state.json"]
+    assert sorted(os.listdir(proxy.state_dir)) == ["journal.jsonl", "lock"]
 
 
 @pytest.mark.soak
@@ -290,7 +290,7 @@ def test_during_an_upgrade_a_switch_is_refused_and_a_rollback_ends_it(versioned:
 def test_sigterm_during_an_upgrade_ends_both(versioned: Proxy, hanging: Future[Answer]) -> None:
     assert versioned.end() == 0
     assert "this program is ending" in hanging.result().document["detail"]
-    assert sorted(os.listdir(versioned.state_dir)) == ["lock", "state.json"]
+    assert sorted(os.listdir(versioned.state_dir)) == ["journal.jsonl", "lock"]
 
 
 @pytest.mark.soak

@@ -132,6 +132,9 @@ class FakeControl:
         if self.drain_error is not None:
             raise self.drain_error
 
+    def history(self, limit: int) -> list[dict[str, Any]]:
+        return [{"at": "t", "kind": "switch", "epoch": 1}][:limit]
+
     def metrics(self) -> str:
         return "bgproxy_epoch 3\n"
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from bgproxy.controlplane.checklist import Checklist
 from bgproxy.controlplane.gate import Gate
+from bgproxy.controlplane.journal import Journal
+from bgproxy.controlplane.journal_file import read_file
 from bgproxy.controlplane.orders import GateOrder, SwitchOrder
 from bgproxy.controlplane.orphans import Orphans
-from bgproxy.controlplane.state_store import State, StateStore
 from bgproxy.controlplane.switcher import Switcher
+from bgproxy.core import replay
 from bgproxy.core.health import UpstreamHealth
+from bgproxy.core.journal import FILE, State, read
 from bgproxy.core.model import GREEN, Colour
 from bgproxy.shm import worker_slot
-from tests.support.faulty_os import FaultyOs
+from tests.support.faulty_os import MoodyOs
 from tests.support.proxies import PATIENCE_S, TABLE, FakeProxy
 
 
@@ -55,17 +58,17 @@ class Bench(FakeProxy):
     def __init__(self, directory, **options) -> None:
         super().__init__(directory, workers=options.pop("workers", 2))
         self.directory = directory
-        self.system = options.pop("system", FaultyOs())
-        self.store = StateStore(directory, system=self.system)
+        self.system = MoodyOs()
+        self.journal = Journal(directory, system=self.system, emit=self.emit, retry_s=0.02)
         self.prober = FakeProber()
         self.orphans = Orphans(emit=self.emit)
         self.gate = Gate(self.segment, self.workers)
-        state = options.pop("state", State(epoch=0, live="blue"))
+        self.began_with = state = options.pop("state", State(epoch=0, live="blue"))
         self.segment.live.store(state.epoch, state.live_colour)
         self.switcher = Switcher(
             state,
             self.segment,
-            self.store,
+            self.journal,
             self.workers,
             self.orphans,
             Checklist(self.segment, self.workers, self.orphans, self.prober, min_healthy=(1, 1), check="GET /healthz"),
@@ -74,6 +77,10 @@ class Bench(FakeProxy):
             gate=self.gate,
             **(DEFAULTS | options),
         )
+
+    async def start(self) -> None:
+        await self.journal.begin(self.began_with)
+        await super().start()
 
     async def switch(self, to: Colour = GREEN, **order):
         return await self.switcher.execute(SwitchOrder(kind="switch", to=to, **order))
@@ -87,13 +94,14 @@ class Bench(FakeProxy):
     async def rollback(self, **order):
         return await self.switcher.execute(SwitchOrder(kind="rollback", **order))
 
-    def on_disk(self) -> State | None:
-        return self.store.load()
+    def on_disk(self) -> State:
+        """What a restart would come up with."""
+        return replay.settled(read(read_file(self.directory / FILE)).records).state
 
     def busy_with(self, colour: Colour, requests: int) -> None:
         self.segment.slots[0].cells[worker_slot.IN_FLIGHT + colour] = requests
 
     async def close(self) -> None:
         await self.switcher.close()
-        self.store.close()
+        self.journal.close()
         await super().close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ class FaultyOs:
         self.calls: list[str] = []
         self._at, self._fault, self._after, self._once = at, fault, after, once
         self._dead = False
+        self.made = 0
+
+    def fail_from_now(self, number: int | None, *, after: bool = False) -> None:
+        """The call that comes `number` calls later."""
+        self._at, self._after = None if number is None else len(self.calls) + number, after
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         real = getattr(os, name)
@@ -46,6 +53,35 @@ class FaultyOs:
                 raise Died
             if self._fault == "raise":
                 raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*args, **kwargs)
+
+        return call
+
+
+class MoodyOs:
+    """The module `os` on a disk that changes its mind: `failing` maps calls to the error they end with now, `held`
+    names those that hang until `release`. Calls are counted by name in `made`."""
+
+    def __init__(self) -> None:
+        self.failing: dict[str, int] = {}
+        self.held: set[str] = set()
+        self.made: Counter[str] = Counter()
+        self._released = threading.Event()
+
+    def release(self) -> None:
+        self.held.clear()
+        self._released.set()
+        self._released = threading.Event()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        real = getattr(os, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.made[name] += 1
+            if name in self.held:
+                assert self._released.wait(30), f"{name} was never released"
+            if name in self.failing:
+                raise OSError(self.failing[name], os.strerror(self.failing[name]))
             return real(*args, **kwargs)
 
         return call

@@ -30,6 +30,12 @@ class Upgrade(Protocol):
     async def execute(self, by: str, timeout_s: float | None = None) -> UpgradeReport: ...
 
 
+class Journalled(Protocol):
+    """What was switched, as dictionaries, the newest first."""
+
+    def history(self, limit: int) -> list[dict[str, Any]]: ...
+
+
 class Control:
     """Adds counting to the switcher and otherwise only passes on. `defaults` are of [switch]."""
 
@@ -41,10 +47,12 @@ class Control:
         drains: DrainWatch,
         *,
         upgrade: Upgrade,
+        journal: Journalled,
         defaults: Defaults,
     ) -> None:
         self._upgrade = upgrade
         self._switcher, self._status, self._metrics, self._drains = switcher, status, metrics, drains
+        self._journal = journal
         self.defaults = defaults
 
     async def execute(self, order: SwitchOrder) -> SwitchReport:
@@ -70,6 +78,9 @@ class Control:
 
     async def until_drained(self, timeout_s: float | None, *, streams: bool, if_epoch: int | None) -> None:
         await self._drains.until_drained(timeout_s, streams=streams, if_epoch=if_epoch)
+
+    def history(self, limit: int) -> list[dict[str, Any]]:
+        return self._journal.history(limit)
 
     def metrics(self) -> str:
         return self._metrics.render()

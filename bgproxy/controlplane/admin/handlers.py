@@ -22,6 +22,7 @@ from bgproxy.controlplane.admin.bodies import (
     upgrade_timeout,
 )
 from bgproxy.controlplane.admin.etag import Revisions
+from bgproxy.controlplane.admin.history import limit_of_query
 from bgproxy.controlplane.admin.problems import HttpError, answer_problem, document_of, problem
 from bgproxy.controlplane.idempotency import Answer, Answers, digest_of
 from bgproxy.errors import ControlError
@@ -50,6 +51,7 @@ class ControlPlane(Protocol):
     def preflight(self, to: Colour) -> Sequence[Verdict]: ...
     def status(self) -> dict[str, Any]: ...
     async def until_drained(self, timeout_s: float | None, *, streams: bool, if_epoch: int | None) -> None: ...
+    def history(self, limit: int) -> list[dict[str, Any]]: ...
     def metrics(self) -> str: ...
     def not_ready(self) -> list[str]:
         """Why no traffic should be sent here; empty when it should."""
@@ -159,6 +161,10 @@ async def get_preflight(request: web.Request) -> web.Response:
     )
 
 
+async def get_history(request: web.Request) -> web.Response:
+    return _json({"history": request.app[CONTROL].history(limit_of_query(request))})
+
+
 async def get_metrics(request: web.Request) -> web.Response:
     async with request.app[READING]:
         body = request.app[CONTROL].metrics().encode()
@@ -189,6 +195,7 @@ ROUTES = (
     web.post("/maintenance", post_maintenance),
     web.post("/upgrade", post_upgrade),
     web.get("/preflight", get_preflight),
+    web.get("/history", get_history),
     web.get("/metrics", get_metrics),
     web.get("/livez", get_livez),
     web.get("/readyz", get_readyz),

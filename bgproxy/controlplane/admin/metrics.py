@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bgproxy import __version__
 from bgproxy.controlplane.admin.exposition import EDGES_S, Sample, counter, gauge, histogram, place
@@ -57,6 +57,13 @@ class Certified(Protocol):
     def expiries(self) -> Sequence[float]: ...
 
 
+class Journalled(Protocol):
+    """What the journal says about itself."""
+
+    @property
+    def health(self) -> Mapping[str, Any]: ...
+
+
 class SwitchCounters:
     """What came of every order since the start of this supervisor."""
 
@@ -88,13 +95,23 @@ class SwitchCounters:
 class Metrics:
     """Reads from the segment and the prober, keeps only the switch counters."""
 
-    def __init__(self, segment: Segment, prober: Probing, tls: Certified | None = None) -> None:
-        self._segment, self._prober, self._tls = segment, prober, tls
+    def __init__(
+        self, segment: Segment, prober: Probing, tls: Certified | None = None, journal: Journalled | None = None
+    ) -> None:
+        self._segment, self._prober, self._tls, self._journal = segment, prober, tls, journal
         self.switches = SwitchCounters()
         self.reloads: Mapping[str, int] = {"ok": 0, "refused": 0}
+        self.journal_writes = Durations()
 
     def render(self) -> str:
-        families = (*self._switching(), *self._traffic(), *self._upstreams(), *self._encryption(), *self._process())
+        families = (
+            *self._switching(),
+            *self._journalling(),
+            *self._traffic(),
+            *self._upstreams(),
+            *self._encryption(),
+            *self._process(),
+        )
         return "\n".join(line for family in families for line in family) + "\n"
 
     def _switching(self) -> Iterator[list[str]]:
@@ -118,6 +135,18 @@ class Metrics:
             "switch_drain_seconds",
             "From the cutover until nothing was in flight on the old colour.",
             [({}, self.switches.drained.buckets, self.switches.drained.sum_s)],
+        )
+
+    def _journalling(self) -> Iterator[list[str]]:
+        health = self._journal.health if self._journal is not None else {}
+        yield gauge("journal_ok", "0 while the disk does not take what it should.", [({}, int(health.get("ok", True)))])
+        yield gauge("journal_pending", "Records that wait for the disk.", [({}, health.get("pending", 0))])
+        yield counter("journal_records_total", "Records since the journal was begun.", [({}, health.get("seq", 0))])
+        yield gauge("journal_bytes", "Size of the present file.", [({}, health.get("bytes", 0))])
+        yield histogram(
+            "journal_write_seconds",
+            "Writing and syncing one record.",
+            [({}, self.journal_writes.buckets, self.journal_writes.sum_s)],
         )
 
     def _traffic(self) -> Iterator[list[str]]:

@@ -31,6 +31,11 @@ class FakeSwitcher:
         return [(to, kind)]
 
 
+class FakeJournal:
+    def history(self, limit: int) -> list[dict[str, Any]]:
+        return [{"limit": limit}]
+
+
 class FakeStatus:
     def document(self) -> dict[str, Any]:
         return {"epoch": 1}
@@ -48,7 +53,16 @@ async def test_it_counts_answers_and_failures_and_passes_the_rest_on():
     segment = Segment.create(workers=1)
     switcher, metrics = FakeSwitcher(), Metrics(segment, None)
     drains = DrainWatch(segment, lambda: False, timeout_s=0.0)
-    control = Control(switcher, FakeStatus(), metrics, drains, upgrade=FakeUpgrade(), defaults=Defaults(wait="drained"))
+    control = Control(
+        switcher,
+        FakeStatus(),
+        metrics,
+        drains,
+        upgrade=FakeUpgrade(),
+        journal=FakeJournal(),
+        defaults=Defaults(wait="drained"),
+    )
+    assert control.history(3) == [{"limit": 3}]
     assert await control.upgrade("me", 1.0) == ("me", 1.0)
     assert await control.execute(ORDER) is switcher.answer
     switcher.answer = StaleEpoch("the epoch is 8")

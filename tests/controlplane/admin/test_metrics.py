@@ -70,7 +70,8 @@ def test_the_promised_families_are_there(scene):
         rejected_requests event_loop_lag_seconds build_info client_accepts client_closes pipeline_pauses
         upstream_drained pool_table_version reloads
         buffered_bytes tls_handshakes redirects access_log_dropped tls_certificate_expiry_seconds tls_reloads
-        held_requests held_bytes requests_held request_hold_seconds streams_closed"""
+        held_requests held_bytes requests_held request_hold_seconds streams_closed
+        journal_ok journal_pending journal_records journal_bytes journal_write_seconds"""
     assert names == {f"bgproxy_{name}" for name in promised.split()}
 
 
@@ -197,3 +198,16 @@ def test_drains_are_counted_when_they_end(scene):
     assert samples["bgproxy_switch_drain_seconds_count{}"] == 1
     assert samples["bgproxy_switch_drain_seconds_bucket{le=0.25}"] == 1
     assert samples["bgproxy_switch_drain_seconds_sum{}"] == 0.2
+
+
+def test_the_journal_is_told_by_its_health_and_its_writes_by_their_seconds(scene):
+    assert scene.samples()["bgproxy_journal_ok{}"] == 1
+    health = {"ok": False, "pending": 2, "seq": 17, "bytes": 4096}
+    scene.metrics = Metrics(scene.segment, scene.prober, journal=SimpleNamespace(health=health))
+    scene.metrics.journal_writes.add(0.002)
+    samples = scene.samples()
+    assert [samples[f"bgproxy_journal_{name}{{}}"] for name in ("ok", "pending", "records_total", "bytes")] == [
+        0, 2, 17, 4096,
+    ]  # fmt: skip
+    assert samples["bgproxy_journal_write_seconds_bucket{le=0.001}"] == 0
+    assert samples["bgproxy_journal_write_seconds_bucket{le=0.0025}"] == 1
