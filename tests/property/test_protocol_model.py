@@ -58,6 +58,16 @@ def test_a_disk_that_fails_can_only_cost_what_was_said_not_to_be_durable():
     assert deaths == 2, "as long as one worker lives, its word tells the successor"
 
 
+def test_a_write_that_lands_after_it_was_given_up_can_be_carried_out_by_a_restart_and_breaks_nothing_else():
+    """Whoever was told that nothing was changed was told too much: nobody can know what a disk does that is silent."""
+    bounds = Bounds(switches=1, crashes=1, deaths=0, requests=1, writes_land_late=True)
+    explore(bounds=bounds, watch=INVARIANTS.keys() - {"S5"})
+    with pytest.raises(Violation, match="a restart comes up with epoch 1") as caught:
+        explore(bounds=bounds, watch={"S5"})
+    assert any("INTENT: INTENT_NOT_WRITTEN" in step for step in caught.value.trace)
+    assert sum("dies" in step for step in caught.value.trace) == 2, "no worker is left whose word would tell"
+
+
 def test_the_model_goes_every_way_of_the_table():
     calm = explore(bounds=Bounds(switches=2, crashes=0, deaths=0, requests=1)).taken
     accidents = explore(

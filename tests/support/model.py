@@ -139,6 +139,7 @@ class Bounds:
     deaths: int = 1
     requests: int = 2
     disk_fails: bool = False  # a rollback is journaled later, and not before a crash
+    writes_land_late: bool = False  # what was given up as not written is on disk all the same
 
 
 class Violation(Exception):
@@ -278,9 +279,10 @@ class Model:
                 refused = world.orphans and not running.urgent
                 yield self._event(world, running, Event.GATES_FAILED if refused else Event.GATES_PASSED)
             case Action.WRITE_INTENT:
-                intent = Intent(*running.to[:2], running.mode)
-                journal = Journal(self._settled(world.journal), intent)
+                journal = self._intended(world.journal, Intent(*running.to[:2], running.mode))
                 yield self._event(world._replace(journal=journal), running, Event.INTENT_DURABLE)
+                if self.bounds.writes_land_late:
+                    yield self._event(world._replace(journal=journal), running, Event.INTENT_NOT_WRITTEN)
                 if self.bounds.disk_fails:
                     yield self._event(world, running, Event.INTENT_NOT_WRITTEN)
                     if running.urgent:
@@ -360,6 +362,8 @@ class Model:
             assert world.journal.intent is not None
             journal = world.journal._replace(intent=world.journal.intent._replace(decided=True))
             yield self._event(world._replace(journal=journal), running, Event.INTENT_DURABLE)
+            if self.bounds.writes_land_late:
+                yield self._event(world._replace(journal=journal), running, Event.INTENT_NOT_WRITTEN)
         if self.bounds.disk_fails:
             yield self._event(world, running, Event.INTENT_NOT_WRITTEN)
             if running.urgent:
@@ -461,6 +465,11 @@ class Model:
             self.broken("S6", f"the switch has ended ({phase.name}), and requests are still held")
         if phase in (Phase.ABORTED, Phase.REFUSED) and world.word != running.before:
             self.broken("S6", f"{phase.name} with {_named(world.word)} instead of {_named(running.before)}")
+
+    def _intended(self, journal: Journal, intent: Intent) -> Journal:
+        """Who intends the same epoch once more knows that the word did not move."""
+        again = journal.intent is not None and journal.intent.epoch == intent.epoch
+        return Journal(journal.live if again else self._settled(journal), intent)
 
     def _settled(self, journal: Journal) -> Word:
         """A fence that was not decided is void; everything else is completed."""
