@@ -24,6 +24,7 @@ import uvloop
 
 from bgproxy.core.certificates import TlsMaterial
 from bgproxy.core.messages import (
+    CONFIGURED,
     IDLE_GRACE_S,
     Certified,
     Certify,
@@ -107,8 +108,10 @@ class Worker:
                     self._loop.create_task(self._start())
             case Certify(material=material):
                 self._say(Certified(material.version, self._certify(material)))
-            case Published(sequence=sequence):
+            case Published(sequence=sequence, streams=streams):
                 self._say(Seen(sequence, self.look()))
+                if streams != CONFIGURED:
+                    self._plane.farewells.order(streams)
             case Cut(colour=colour, writes=writes):
                 cut(self._plane, colour, writes=writes)
             case Drain(timeout_s=timeout_s, idle_s=idle_s):

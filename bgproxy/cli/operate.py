@@ -88,6 +88,11 @@ def changing_options(command: F) -> F:
             type=click.Choice(["acked", "drained"]),
             help="Return when every worker has seen it, or when the old requests are done. Default: [switch] wait.",
         ),
+        click.option(
+            "--streams",
+            type=click.Choice(["configured", "keep", "close-now"]),
+            help="What becomes of streams of the old colour: as [switch.streams] says (default), or this.",
+        ),
         click.option("--fence-policy", type=click.Choice(["abort", "cut"]), help="What if it is not empty by then."),
         click.option("--fence-timeout", metavar="DURATION", help="How long a fence waits for the old colour."),
         click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+_STREAMS = {"configured": "as [switch.streams] says", "keep": "kept", "close-now": "told to come back"}
 Document = Mapping[str, Any]
 
 
@@ -20,7 +21,10 @@ def report(document: Document, undo_suffix: str = "") -> list[str]:
     ]
     if document.get("held_s") is not None:
         cut = f", {document['cut']} were cut" if document["cut"] else ""
-        lines.append(f"{document['mode']}: new requests were held for {seconds(document['held_s'])}{cut}")
+        held = f"{document['held']} requests were held, for {seconds(document['held_s'])} at most"
+        lines.append(f"{document['mode']}: {held}{cut}")
+    if document.get("streams_left"):
+        lines.append(f"streams left on {document['from']}: {document['streams_left']}, {_STREAMS[document['streams']]}")
     if document.get("drain_s") is not None:
         lines.append(f"the old requests were done in {seconds(document['drain_s'])}")
     lines += _replaced(document)

@@ -58,6 +58,12 @@ def oldest_ns(slots: Sequence[WorkerSlot], colour: Colour) -> int:
     return min(filter(None, (slot.cells[worker_slot.OLDEST + colour] for slot in slots)), default=0)
 
 
+def held_ever(slots: Sequence[WorkerSlot]) -> int:
+    """A counter: requests that had to wait, now or before."""
+    total: int = sum(slot.cells[worker_slot.HELD_TOTAL] for slot in slots)
+    return total
+
+
 async def until_empty(
     slots: Sequence[WorkerSlot], colour: Colour, timeout_s: float, overtaken: Callable[[], bool]
 ) -> Outcome:

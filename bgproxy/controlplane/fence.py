@@ -52,7 +52,9 @@ class Fence:
         self._timeout_s, self._policy, self._ack_timeout_s = timeout_s, policy, ack_timeout_s
         self._closed_at = 0.0
         self.held_s = 0.0
+        self.held = 0  # requests
         self.cut = 0  # requests of the old colour that were ended by policy
+        self._held_before = 0
         self.error: ControlError | None = None
 
     def actions(self) -> dict[Action, Callable[[], Awaitable[Event]]]:
@@ -66,6 +68,7 @@ class Fence:
 
     async def close(self) -> Event:
         self._closed_at = time.perf_counter()
+        self._held_before = drain.held_ever(self._segment.slots)
         silent = await self._gate.hold(self._hold, self._ack_timeout_s)
         return Event.SOME_SILENT if self._silence.is_left_by(silent) else Event.ALL_ACKNOWLEDGED
 
@@ -113,6 +116,7 @@ class Fence:
     def over(self) -> None:
         """The word is open again, under whichever colour."""
         self.held_s = time.perf_counter() - self._closed_at
+        self.held = drain.held_ever(self._segment.slots) - self._held_before
 
     async def _is_empty_within(self, timeout_s: float) -> bool:
         outcome = await drain.until(lambda: not self._left(), timeout_s, every_s=drain.LOOK_OFTEN_S)

@@ -161,7 +161,7 @@ class Operation:
         if self._fence is not None:
             self._fence.over()
         self._moved(self)
-        silent = await self.tools.workers.publish(self.tools.ack_timeout_s)
+        silent = await self.tools.workers.publish(self.tools.ack_timeout_s, streams=self.order.streams)
         return Event.SOME_SILENT if self._silence.is_left_by(silent) else Event.ALL_ACKNOWLEDGED
 
     async def _replace_silent(self) -> Event:
@@ -263,7 +263,10 @@ class Operation:
             mode=self.order.mode,
             forced=bool(self.overridden),
             held_s=self._fence.held_s if self._fence else None,
+            held=self._fence.held if self._fence else 0,
             cut=self._fence.cut if self._fence else 0,
+            streams=self.order.streams,
+            streams_left=drain.remaining(self.tools.segment.slots, self.before.colour).streams,
             durable=self.tools.journal.durable,
             durable_s=self.durable_s,
             acked_s=self.acked_s,

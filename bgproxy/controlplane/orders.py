@@ -10,6 +10,7 @@ from bgproxy.core.model import Colour
 
 FenceMode: TypeAlias = Literal["fence", "fence-writes"]
 Mode: TypeAlias = Literal["instant"] | FenceMode
+StreamsOrder: TypeAlias = Literal["configured", "keep", "close-now"]
 FencePolicy: TypeAlias = Literal["abort", "cut"]
 GateKind: TypeAlias = Literal["pause", "resume", "maintenance on", "maintenance off"]
 
@@ -38,6 +39,7 @@ class SwitchOrder(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = "instant"
     fence_timeout_s: float | None = None
     fence_policy: FencePolicy | None = None
+    streams: StreamsOrder = "configured"
     wait: Literal["acked", "drained"] = "acked"
     timeout_s: float | None = None
     force: bool = False
@@ -56,7 +58,8 @@ class SwitchReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a switch did. Durations in seconds; `undo` is the command that goes back.
 
     `durable` is False where something that was done is not on disk yet: a restart would not know it.
-    `held_s` is how long a fence held requests, None without one; `cut` the requests that it ended by policy.
+    `held_s` is how long a fence held requests, None without one; `held` how many, and `cut` those of the old colour
+    that it ended by policy. `streams` says what becomes of the `streams_left` on the old colour.
     """
 
     changed: bool
@@ -75,6 +78,9 @@ class SwitchReport(msgspec.Struct, frozen=True, kw_only=True):
     acked_s: float = 0.0
     held_s: float | None = None
     cut: int = 0
+    held: int = 0
+    streams: str = "configured"
+    streams_left: int = 0
     drain_s: float | None = None
     replaced_workers: tuple[ReplacedWorker, ...] = ()
     overridden: tuple[dict[str, str | float | None], ...] = ()

@@ -120,6 +120,7 @@ class Status:
             "live": live.colour.label,
             "idle": live.colour.other.label,
             "state": self._switcher.state,
+            "held": drain.held(self._segment.slots),
             "can_switch": self._can_switch(live.colour.other),
             "rollback": self._rollback(),
             "last_switch": self._last_switch(),

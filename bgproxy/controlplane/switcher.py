@@ -246,6 +246,10 @@ class Switcher:
             self._emit(
                 "drain_timed_out", colour=old.label, epoch=op.epoch, requests=left.requests, streams=left.streams
             )
+        elif self._segment.live.load().colour is old:
+            self._emit(
+                "drain_cancelled", colour=old.label, epoch=op.epoch, requests=left.requests, streams=left.streams
+            )
         return outcome
 
     def _note(self, epoch: int, **members: Any) -> None:

@@ -18,7 +18,7 @@ from bgproxy.controlplane.ejections import Ejections
 from bgproxy.controlplane.heartbeats import Heartbeats
 from bgproxy.controlplane.worker_process import WorkerProcess, nothing
 from bgproxy.core.gates import WorkerView
-from bgproxy.core.messages import Certify, Configure, Drain, Published
+from bgproxy.core.messages import CONFIGURED, Certify, Configure, Drain, Published
 from bgproxy.core.messages import Cut as CutRequests
 from bgproxy.core.model import COLOURS
 from bgproxy.shm import worker_slot
@@ -138,7 +138,7 @@ class Workers:
     async def all_ready(self, timeout_s: float) -> bool:
         return await self._bell.until(lambda: self.ready == len(self._slots), timeout_s)
 
-    async def publish(self, timeout_s: float) -> list[WorkerProcess]:
+    async def publish(self, timeout_s: float, *, streams: str = CONFIGURED) -> list[WorkerProcess]:
         """Tell every worker to look at the live word; returns those that have neither said that they did, nor died.
 
         A worker that is started later is born with the word as it is then.
@@ -146,7 +146,7 @@ class Workers:
         self._sequence = sequence = self._sequence + 1
         audience = [worker for worker in self.living() if worker.configured]
         for worker in audience:
-            worker.send(Published(sequence))
+            worker.send(Published(sequence, streams))
         await self._bell.until(lambda: all(worker.has_seen(sequence) for worker in audience), timeout_s)
         return [worker for worker in audience if not worker.has_seen(sequence)]
 

@@ -13,6 +13,7 @@ from bgproxy.core.certificates import TlsMaterial
 from bgproxy.core.model import PoolTable
 from bgproxy.core.settings import WorkerSettings
 
+CONFIGURED = "configured"
 MAX_LINE = 4 * 1024 * 1024  # bytes; a table of 512 upstreams needs about 100 KB
 
 
@@ -35,10 +36,12 @@ class Certify(msgspec.Struct, frozen=True, tag="certify"):
 class Published(msgspec.Struct, frozen=True, tag="published"):
     """Supervisor → worker: the live word was stored, look at it; answered by Seen with the same number.
 
-    Words may repeat (a hold comes and goes), numbers never do within a supervisor's life.
+    Words may repeat (a hold comes and goes), numbers never do within a supervisor's life. `streams` is what becomes of
+    those of the colour that this switch left: as configured, `keep`, or `close-now`.
     """
 
     sequence: int
+    streams: str = CONFIGURED
 
 
 class Cut(msgspec.Struct, frozen=True, tag="cut"):

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from bgproxy.core.messages import CONFIGURED
 from bgproxy.core.settings import StreamPolicy, StreamSettings
 from bgproxy.dataplane.leaving import EventStream, Leaving, PlainTunnel, WebSocket
 from bgproxy.shm import worker_slot as slot
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bgproxy.wire.response import ResponseHead
 
 AT_ONCE: Final = 256  # ends a tick: however many there are, other clients are served in between
+KEEP, CLOSE_NOW = "keep", "close-now"
 _NEVER: Final = 0
 
 
@@ -38,6 +40,7 @@ class Farewells:
         self._epoch = -1
         self._switched = 0  # when the present epoch was first seen
         self._is_leaving = False
+        self._order = CONFIGURED  # for this epoch
         self._default: StreamPolicy | None = None
         self._routes: list[tuple[bytes, StreamPolicy | None]] = []
 
@@ -53,6 +56,18 @@ class Farewells:
             if target.startswith(beginning):  # and not its query: no beginning has a question mark
                 return policy
         return self._default
+
+    def order(self, streams: str) -> None:
+        """For the switch that led to the epoch that is live now: `keep` all, or `close-now` all that have a policy."""
+        now = self._plane.deadlines.now
+        self._look(now)
+        self._order = streams
+        for stream in self._streams:
+            if self._has_to_go(stream) and not stream.is_asked:
+                self._schedule(stream, now)
+            elif not self._has_to_go(stream):
+                self._forget(stream)
+                stream.stay()
 
     # --- streams come and go -----------------------------------------------------------------------------------------
 
@@ -112,7 +127,7 @@ class Farewells:
         epoch = self._plane.live[0] >> EPOCH_SHIFT
         if epoch == self._epoch:
             return
-        self._epoch, self._switched = epoch, now
+        self._epoch, self._switched, self._order = epoch, now, CONFIGURED
         for stream in self._streams:
             if not self._has_to_go(stream):
                 self._forget(stream)
@@ -121,11 +136,14 @@ class Farewells:
                 self._schedule(stream, now)
 
     def _has_to_go(self, stream: Leaving) -> bool:
-        return self._is_leaving or stream.has_gone or stream.colour != self._plane.live[0] & 1
+        if self._is_leaving or stream.has_gone:
+            return True
+        return self._order != KEEP and stream.colour != self._plane.live[0] & 1
 
     def _schedule(self, stream: Leaving, now: int) -> None:
         policy = stream.policy
-        delay_s = policy.timeout if policy.policy == "close-after" and not self._is_leaving else 0.0
+        at_once = self._is_leaving or self._order == CLOSE_NOW or policy.policy == CLOSE_NOW
+        delay_s = 0.0 if at_once else policy.timeout
         begins = max(now, self._switched + int(delay_s * 1e9))
         self._push(stream, begins + int(self.chance() * policy.spread * 1e9))
 
@@ -145,4 +163,4 @@ class Farewells:
 
 
 def _or_none(policy: StreamPolicy) -> StreamPolicy | None:
-    return None if policy.policy == "keep" else policy
+    return None if policy.policy == KEEP else policy

@@ -48,12 +48,13 @@ async def test_a_switch_prints_old_new_epoch_durations_and_the_way_back(run, at,
 
 async def test_every_option_reaches_the_admin_api(run, at, control):
     options = "--wait drained --timeout 5s --reason because --if-epoch 0 --force --dry-run --mode fence"
-    options += " --fence-timeout 3s --fence-policy cut --expect-release 2.0 --idempotency-key run-7"
+    options += " --fence-timeout 3s --fence-policy cut --streams close-now --expect-release 2.0 --idempotency-key run-7"
     await run("switch", "green", *options.split(), *at)
     (order,) = control.orders
     assert (order.wait, order.timeout_s, order.reason, order.if_epoch) == ("drained", 5.0, "because", 0)
     assert (order.force, order.dry_run) == (True, True)
     assert (order.mode, order.fence_timeout_s, order.fence_policy) == ("fence", 3.0, "cut")
+    assert order.streams == "close-now"
     assert (order.expect_release, order.key) == ("2.0", "run-7")
 
 
@@ -75,8 +76,10 @@ async def test_pause_and_maintenance_say_what_is_done_with_requests_now(run, at,
 
 
 async def test_a_fence_says_how_long_requests_were_held(run, at, control):
-    control.report = switch_report(mode="fence", held_s=0.0123, cut=2)
-    assert "fence: new requests were held for 12.3 ms, 2 were cut" in (await run("switch", "green", *at)).out
+    control.report = switch_report(mode="fence", held_s=0.0123, held=7, cut=2, streams_left=3, streams="keep")
+    done = await run("switch", "green", *at)
+    assert "fence: 7 requests were held, for 12.3 ms at most, 2 were cut" in done.out
+    assert "streams left on blue: 3, kept" in done.out
 
 
 async def test_a_rollback_names_no_colour(run, at, control):

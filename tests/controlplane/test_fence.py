@@ -23,6 +23,7 @@ async def test_a_fence_holds_until_the_old_colour_is_empty_and_releases_with_the
     switching = asyncio.create_task(bench.fence())
     await eventually(lambda: live(bench) == Live(0, BLUE, Hold.ALL), "the hold")
     await eventually(lambda: bench.switcher.state == "holding", "the state that says so")
+    bench.segment.slots[1].cells[worker_slot.HELD_TOTAL] += 3
     bench.busy_with(BLUE, 1)
     await asyncio.sleep(0.02)  # nothing may happen: there is nothing to wait for
     assert live(bench) == Live(0, BLUE, Hold.ALL)
@@ -31,6 +32,7 @@ async def test_a_fence_holds_until_the_old_colour_is_empty_and_releases_with_the
     assert live(bench) == Live(1, GREEN)
     assert (report.changed, report.mode, report.epoch, report.cut) == (True, "fence", 1, 0)
     assert report.held_s > 0.02
+    assert report.held == 3
     assert bench.emit.of("cut_over")[0]["mode"] == "fence"
     assert bench.switcher.state in {"steady", "draining"}
 

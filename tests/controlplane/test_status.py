@@ -88,7 +88,7 @@ def scene() -> Iterator[Scene]:
 
 def test_it_has_the_promised_keys(scene):
     document = scene.status.document()
-    promised = "schema version instance started_at uptime_s epoch live idle state can_switch rollback last_switch"
+    promised = "schema version instance started_at uptime_s epoch live idle state held can_switch rollback last_switch"
     assert set(document) == {*promised.split(), "at", "pools", "workers", "tls", "config", "durable", "journal"}
     pool = "role release healthy total min_healthy in_flight streams draining rps error_share latency_s upstreams"
     assert set(document["pools"]["blue"]) == {

@@ -44,11 +44,11 @@ async def test_a_switch_is_durable_then_live_then_seen_by_every_worker_then_answ
         await intend(intent, **options)
         bench.emit("durable")
 
-    async def told(timeout_s):
+    async def told(timeout_s, **more):
         assert live() == Live(1, GREEN)
         assert bench.on_disk().epoch == 1
         bench.emit("stored")
-        silent = await publish(timeout_s)
+        silent = await publish(timeout_s, **more)
         assert bench.workers.epochs() == [1, 1]
         bench.emit("acknowledged")
         return silent
@@ -340,6 +340,29 @@ async def test_waiting_for_the_drain_ends_when_the_old_colour_is_empty(bench):
     assert bench.switcher.last_switch["result"] == "drained"
     assert bench.switcher.last_switch["drain_s"] > 0
     assert bench.switcher.state == "steady"
+
+
+async def test_a_rollback_cancels_a_drain_and_says_so(bench):
+    bench.busy_with(BLUE, 2)
+    await bench.switch()
+    await bench.rollback()
+    await eventually(lambda: bench.emit.of("drain_cancelled"), "the end of the first drain")
+    assert bench.emit.of("drain_cancelled") == [{"colour": "blue", "epoch": 1, "requests": 2, "streams": 0}]
+    assert bench.switcher.state == "steady"
+
+
+async def test_what_becomes_of_streams_is_said_in_the_order_and_in_the_answer(bench, monkeypatch):
+    told, publish = [], bench.workers.publish
+
+    async def record(timeout_s, *, streams):
+        told.append(streams)
+        return await publish(timeout_s, streams=streams)
+
+    monkeypatch.setattr(bench.workers, "publish", record)
+    bench.segment.slots[0].cells[worker_slot.TUNNELS + BLUE] = 4
+    report = await bench.switch(streams="keep")
+    assert (report.streams, report.streams_left) == ("keep", 4)
+    assert told == ["keep"]
 
 
 async def test_a_drain_that_takes_too_long_says_what_remains_and_that_the_switch_is_done(bench):

@@ -275,3 +275,43 @@ def test_without_a_route_the_default_counts(policy, expected):
     farewells = Scene().farewells
     farewells.configure(StreamSettings(policy))
     assert farewells.policy_of(b"/chat/?a") == expected
+
+
+def test_an_order_to_keep_lets_all_live_until_the_next_switch():
+    scene = Scene()
+    scene.stream("a")
+    scene.goto(GREEN, 2)
+    scene.tick(0)  # planned before the order was heard
+    scene.farewells.order("keep")
+    assert scene.planned == (0, 0)
+    assert scene.tick(1000) == []
+    scene.stream("late")  # its request came before the switch
+    assert scene.tick(2000) == []
+    scene.goto(BLUE, 3)
+    scene.goto(GREEN, 4)
+    scene.tick(3000)
+    assert sorted(scene.tick(3010)) == ["a", "late"]
+
+
+def test_an_order_to_close_now_does_not_wait_for_the_time_that_the_policy_gives():
+    scene = Scene()
+    scene.stream("now", policy=NOW)
+    scene.stream("after", policy=AFTER)
+    scene.goto(GREEN, 2)
+    scene.tick(0)
+    scene.farewells.order("close-now")
+    assert sorted(scene.tick(5)) == ["after", "now"]
+    scene.stream("live", colour=GREEN)
+    assert scene.tick(1000) == []
+
+
+def test_an_order_changes_nothing_for_streams_of_the_live_colour_nor_for_who_is_asked_already():
+    scene = Scene()
+    scene.stream("slow", again_s=3)
+    scene.stream("live", colour=GREEN)
+    scene.goto(GREEN, 2)
+    scene.tick(0)
+    assert scene.tick(5) == ["slow"]
+    scene.farewells.order("close-now")
+    assert scene.tick(6) == []
+    assert scene.tick(8) == ["slow"]

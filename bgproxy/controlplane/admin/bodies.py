@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import msgspec
 
 from bgproxy.controlplane.admin.problems import HttpError
-from bgproxy.controlplane.orders import Defaults, FencePolicy, GateKind, GateOrder, Mode, SwitchOrder
+from bgproxy.controlplane.orders import Defaults, FencePolicy, GateKind, GateOrder, Mode, StreamsOrder, SwitchOrder
 from bgproxy.core.model import Colour
 from bgproxy.errors import BadRequest
 
@@ -36,6 +36,7 @@ class RollbackBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     mode: Mode | None = None
     fence_timeout: float | str | None = None
     fence_policy: FencePolicy | None = None
+    streams: StreamsOrder = "configured"
     if_epoch: Epoch | None = None
     reason: Reason = ""
     wait: Literal["acked", "drained"] | None = None
@@ -198,6 +199,7 @@ def _order(
         mode=body.mode or defaults.mode,
         fence_timeout_s=_seconds_or_none(body.fence_timeout, "fence_timeout"),
         fence_policy=body.fence_policy,
+        streams=body.streams,
         wait=body.wait or defaults.wait,
         timeout_s=_seconds_or_none(body.timeout, "timeout"),
         force=body.force,
