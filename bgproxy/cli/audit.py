@@ -72,12 +72,12 @@ def verify(place: Path | None) -> int:
     Without STATE_DIR or FILE it is the state directory of the running proxy, else the default one. Exit code 0, or 1
     with the first broken record named.
     """
-    place = place or _default_place()
-    files = _files(place)
+    place = place or default_place()
+    files = journal_files(place)
     if not files:
         raise BgproxyError(f"there is no journal in {place}", hint=f"name the state directory, or the {FILE} itself")
     good, said = _report(files)
-    if not good and files != (now := _files(place)):  # a running proxy began a new file meanwhile
+    if not good and files != (now := journal_files(place)):  # a running proxy began a new file meanwhile
         good, said = _report(now)
     click.echo(said)
     return EXIT_OK if good else EXIT_FAILED
@@ -124,7 +124,7 @@ def _begins_a_chain(data: bytes) -> bool:
         return False
 
 
-def _files(place: Path) -> list[Path]:
+def journal_files(place: Path) -> list[Path]:
     """The oldest first, the present one last; or the one file that was named."""
     try:
         names = os.listdir(place)
@@ -136,7 +136,7 @@ def _files(place: Path) -> list[Path]:
     return [place / name for *_, name in found] + ([place / FILE] if FILE in names else [])
 
 
-def _default_place() -> Path:
+def default_place() -> Path:
     from bgproxy.cli.client import AdminClient
 
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bgproxy import __version__
-from bgproxy.cli import audit, operate, pools, serve
+from bgproxy.cli import audit, operate, pools, serve, verify
 from bgproxy.errors import EXIT_FAILED, EXIT_OK, BgproxyError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ for command in (operate.pause, operate.resume, operate.maintenance, operate.upgr
     cli.add_command(command)
 cli.add_command(serve.check)
 cli.add_command(serve.check, "check-config")
+cli.add_command(verify.verify_log)
 cli.add_command(version)
 cli.add_command(pools.pool)
 cli.add_command(pools.reload)
