@@ -6,7 +6,7 @@ import pytest
 
 from bgproxy.controlplane.journal_file import JournalFile
 from bgproxy.controlplane.journal_writer import Queued, Ticket, Writer
-from bgproxy.core.journal import Decided, GateSet, Outcome, State
+from bgproxy.core.journal import Decided, GateSet, PoolsSet, State
 from tests.support.faulty_os import MoodyOs
 
 # What it does for who waits is told in test_journal.py, from the order to the disk.
@@ -72,7 +72,7 @@ def test_a_ticket_that_was_done_in_that_very_moment_cannot_be_given_up(desk):
 
 def test_a_ticket_that_was_given_up_while_it_was_written_is_taken_back_before_what_waits(desk):
     ticket = Ticket(ON)
-    real, waiting = desk.file.append, [Queued(Outcome(at=AT, epoch=0, result="acknowledged"))]
+    real, waiting = desk.file.append, [Queued(PoolsSet(at=AT))]
 
     def given_up_meanwhile(record):
         real(record)
@@ -82,7 +82,7 @@ def test_a_ticket_that_was_given_up_while_it_was_written_is_taken_back_before_wh
 
     desk.file.append = given_up_meanwhile
     desk.writer.write(ticket)
-    assert desk.kinds() == ["maintenance on", "maintenance off"]
+    assert desk.kinds() == ["maintenance on", "maintenance off", "pools"]
     assert desk.file.now.state.maintenance is None
     assert desk.owner.names() == ["queued", "written", "written"]
 
