@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.workers import Workers
 
 # They were asked to leave when their successors were ready; a rollback does not wait for their last request.
-ORPHANS_PATIENCE_S = 0.05
+ORPHANS_PATIENCE_S = 0.02
 
 
 class Silence:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from bgproxy.core.model import Colour
 
 PATIENCE_S = 2.0
-ROLLBACK_PATIENCE_S = 1.0
+ROLLBACK_PATIENCE_S = 0.5  # a disk under load answers by then
+BROKEN_PATIENCE_S = 0.05  # one that failed a moment ago is tried, and no longer waited for
 
 
 class SwitchRecord:
@@ -32,8 +33,13 @@ class SwitchRecord:
         self.error: StoreUnavailable | None = None
         self._journal, self._emit, self._order = journal, emit, order
         self._old, self._to, self._epoch, self._at = old, to, epoch, at
-        self._patience_s = ROLLBACK_PATIENCE_S if order.kind == "rollback" else PATIENCE_S
         self._open = False
+
+    @property
+    def _patience_s(self) -> float:
+        if self._order.kind != "rollback":
+            return PATIENCE_S
+        return BROKEN_PATIENCE_S if self._journal.health["error"] else ROLLBACK_PATIENCE_S
 
     def intent(self, *, forced: bool) -> Intent:
         order = self._order

@@ -20,11 +20,14 @@ class FakeJournal:
         self.said: list[object] = []
         self.durable = True
         self.health = {"error": None}
+        self.patience: list[float] = []
 
     async def intend(self, intent, *, patience_s):
+        self.patience.append(patience_s)
         self._say(intent)
 
     async def decide(self, epoch, *, patience_s):
+        self.patience.append(patience_s)
         self._say(("decided", epoch))
 
     def _say(self, what):
@@ -102,3 +105,13 @@ async def test_a_rollback_goes_on_and_is_written_later(broken_at):
     assert desk.record.warning.startswith("NOT ON DISK YET: the disk is slow")
     desk.record.conclude("acknowledged")
     assert desk.journal.said[-1] == ("acknowledged", 8)
+
+
+async def test_a_disk_that_failed_a_moment_ago_keeps_no_rollback_waiting():
+    rollback, switch = Desk(kind="rollback"), Desk()
+    for desk in (rollback, switch):
+        await desk.record.intend(forced=False)
+        desk.journal.health["error"] = "the disk did not answer"
+        await desk.record.decide()
+    (first, then), (always, still) = rollback.journal.patience, switch.journal.patience
+    assert then < first < always == still
