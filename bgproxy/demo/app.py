@@ -30,7 +30,8 @@ def make_app(colour: str, release: str) -> web.Application:
         return web.Response(text=f"hello from {colour}, version {release}\n")
 
     async def healthz(_request: web.Request) -> web.Response:
-        return web.json_response({"ok": True, "colour": colour, "release": release})
+        document = {"ok": True, "colour": colour, "release": release}
+        return web.json_response(document, headers={"X-Release": release})
 
     async def slow(request: web.Request) -> web.Response:
         try:

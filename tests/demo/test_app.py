@@ -26,6 +26,7 @@ async def test_it_says_who_it_is(client):
 async def test_it_is_healthy(client):
     answer = await client.get("/healthz")
     assert (answer.status, await answer.json()) == (200, {"ok": True, "colour": "blue", "release": "1.0"})
+    assert answer.headers["X-Release"] == "1.0"
 
 
 async def test_slow_takes_as_long_as_asked(client):
