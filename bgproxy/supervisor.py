@@ -140,7 +140,7 @@ async def _start(
     stack.callback(lock.release)
     journal = Journal(directory, emit=events.emit)
     stack.callback(journal.close)
-    state = _peek(journal) if predecessor else await _load(journal, config)
+    state = await _load(journal, config)
     persisted = PoolFile(directory, in_thread=journal.in_thread)
     pools = _stand(config, persisted, events)
     table = first_table(pools)
@@ -156,7 +156,7 @@ async def _start(
 
     segment = Segment.create(config.server.workers)
     stack.callback(segment.close)
-    standing = Hold(predecessor.hello.standing) if predecessor else _standing(state)
+    standing = Hold.OPEN if state.maintenance is None else Hold.MAINTENANCE
     segment.live.store(state.epoch, state.live_colour, standing)
     prober = Prober(
         config.health,
@@ -257,7 +257,6 @@ async def _start(
         lock=lock,
         sockets=lambda: Bequest((*listeners.bequest.heirlooms, *doors.bequest.heirlooms)),
         gate=gate,
-        journal=journal,
         switcher=switcher,
         orphans=orphans,
         records=records,
@@ -308,10 +307,11 @@ async def _start(
         doors=doors,
         tokens=config.admin.tokens,
         allowed_hosts=config.admin.allowed_hosts,
+        answers=Answers(kept_by(state), keep=keep_in(journal)),
         pools=PoolControl(tables, changes, reload),
     )
     if predecessor is None:
-        admin = await open_admin(answers=Answers(kept_by(state), keep=keep_in(journal)))
+        admin = await open_admin()
         stack.push_async_callback(admin.close)
     stack.callback(records.forget)
     # Where a start fails beside a predecessor, workers that served already finish what they have: it cuts nothing.
@@ -327,8 +327,7 @@ async def _start(
     if predecessor is not None:  # until here orders were for it to take, and so were its workers
         old = await predecessor.take_over(__version__)
         orphans.adopt(read_record(directory / WORKERS_FILE, emit=events.emit).workers if old is None else old)
-        state = _taken_over(journal, state)
-        admin = await open_admin(answers=Answers(kept_by(state), keep=keep_in(journal)))
+        admin = await open_admin()
         stack.push_async_callback(admin.close)
     if pools.record != persisted.load_pools():  # until here the record was for a predecessor to go on with
         await persisted.save_pools(pools.record)
@@ -374,24 +373,6 @@ async def _load(journal: Journal, config: Config) -> State:
         state = State(epoch=0, live=config.switch.initial.name.lower())  # type: ignore[arg-type]  # one of two literals
         await journal.begin(state)
     return state
-
-
-def _peek(journal: Journal) -> State:
-    """Beside a predecessor: it writes, until it says that it does not any more."""
-    if (state := journal.peek()) is None:
-        raise StartupError("the program that is to be replaced has no journal", hint="start this one by itself")
-    return state
-
-
-def _taken_over(journal: Journal, seen: State) -> State:
-    state = journal.load(keep_old=True)
-    if state is None or (state.epoch, state.live) != (seen.epoch, seen.live):
-        raise StartupError(f"epoch {seen.epoch} ({seen.live}) was live when this one began, and is not any more")
-    return state
-
-
-def _standing(state: State) -> Hold:
-    return Hold.OPEN if state.maintenance is None else Hold.MAINTENANCE
 
 
 def _stand(config: Config, persisted: PoolFile, events: Events) -> Standing:

@@ -59,16 +59,15 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._trying: asyncio.Future[None] | None = None
-        self._told = self._closed = self._handed_over = False
+        self._told = self._closed = False
 
     # --- the start ---
 
-    def load(self, *, keep_old: bool = False) -> State | None:
-        """The state, None where there never was one; StateCorrupt where there is no telling. Blocks: for the start.
-        With `keep_old`, what an older version wrote stays where it is until the next start."""
+    def load(self) -> State | None:
+        """The state, None where there never was one; StateCorrupt where there is no telling. Blocks: for the start."""
         torn = self._file.load()
         if torn is None:
-            return self._migrated(keep_old=keep_old)
+            return self._migrated()
         if torn:
             self._emit("journal_tail_cut", file=str(self._file.path), bytes=len(torn), kept_as=TORN_FILE)
         try:
@@ -76,7 +75,7 @@ class Journal:
         except OSError as error:
             self._writer.note_failure(error.strerror or str(error))
         state = self._recovered()
-        if migration.check_beside(self._directory, state, self._os) and not keep_old:
+        if migration.check_beside(self._directory, state, self._os):
             self._put_away()
         return state
 
@@ -166,31 +165,6 @@ class Journal:
                 break
         return [msgspec.to_builtins(entry) for entry in reversed(now.state.history)][:limit]
 
-    # --- one program in the place of another: one of them writes ---
-
-    def peek(self) -> State | None:
-        """Beside a predecessor that still writes: what a restart would come up with. Nothing is touched."""
-        if self._file.look() is None:
-            return migration.find(self._directory, self._os)
-        outcome = replay.restart(self._file.now)
-        return self.state if outcome is None else replay.apply(self._file.now, outcome).state
-
-    async def hand_over(self) -> None:
-        """Write what waits, and from then on nothing: the file is a successor's. StoreUnavailable where something does
-        not get to the disk: he would come up without it."""
-        self._handed_over = True
-        try:
-            await self.in_thread(self._writer.hand_over)
-        except OSError as error:
-            self._handed_over = False
-            raise self._unavailable(error) from error
-
-    async def take_back(self) -> None:
-        """From a successor that has not served, and is dead."""
-        if self._handed_over:
-            self._handed_over = False
-            await self.in_thread(self._writer.take_back)
-
     # --- and else ---
 
     async def in_thread(self, work: Callable[[], None]) -> None:
@@ -202,7 +176,7 @@ class Journal:
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
-        if self._unwritten and not self._handed_over:
+        if self._unwritten:
             self._thread.submit(self._writer.flush)
         self._thread.shutdown(wait=True)
         if left := self._writer.in_queue():
@@ -212,8 +186,6 @@ class Journal:
     # --- on the loop ---
 
     async def _in_time(self, record: AnyRecord, patience_s: float) -> None:
-        if self._handed_over:
-            raise StoreUnavailable("another program has taken over; nothing was changed", hint="repeat the command")
         ticket = Ticket(self._stamped(record))
         job = self._attach().run_in_executor(self._thread, self._writer.write, ticket)
         job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # perhaps nobody asks any more
@@ -231,9 +203,6 @@ class Journal:
 
     def _queue_up(self, record: AnyRecord, *, postponed: bool = False) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._attach().create_future()
-        if self._handed_over:  # like the end of a drain that nobody waits for any more
-            future.set_result(None)
-            return future
         queued = Queued(self._stamped(record), future, postponed, late=postponed)
         self._unwritten.append(queued)
         self._thread.submit(self._writer.accept, queued)
@@ -342,7 +311,7 @@ class Journal:
         self._writer.accept(queued)
         return decided.state
 
-    def _migrated(self, *, keep_old: bool) -> State | None:
+    def _migrated(self) -> State | None:
         old = migration.find(self._directory, self._os)
         if old is None:
             return None
@@ -350,8 +319,7 @@ class Journal:
             self._file.begin(old, self._now())
         except OSError as error:
             raise self._unavailable(error) from error
-        if not keep_old:
-            self._put_away()
+        self._put_away()
         self._emit("journal_begun", migrated=migration.STATE_FILE, epoch=old.epoch, live=old.live)
         return self.state
 

@@ -56,21 +56,6 @@ class JournalFile:
         there is no telling. That the disk cannot be written is no reason not to read it: `repair` comes later then."""
         for name in (FILE + _NEW, PROBE_FILE):
             self._discard(self._directory / name)
-        torn = self.look()
-        if torn is None:
-            return None
-        # What a killed process wrote may be in memory only, and its name too.
-        self._tail_in_doubt = self._name_in_doubt = True
-        try:
-            if torn:
-                self._keep(torn)
-            self.repair()
-        except OSError:
-            pass  # the next append begins with it
-        return torn
-
-    def look(self) -> bytes | None:
-        """The same, and nothing is touched: for a file that somebody else writes."""
         try:
             data = read_file(self.path, self._os)
         except FileNotFoundError:
@@ -93,6 +78,14 @@ class JournalFile:
         self._link, self.bytes, self.records = found.link, found.end, len(found.records)
         self.seq_of_last, self._first_seq = found.link.seq, found.records[0].seq
         self._snapshot_bytes = data.index(b"\n") + 1
+        # What a killed process wrote may be in memory only, and its name too.
+        self._tail_in_doubt = self._name_in_doubt = True
+        try:
+            if found.torn:
+                self._keep(found.torn)
+            self.repair()
+        except OSError:
+            pass  # the next append begins with it
         return found.torn
 
     # --- writing: OSError means that it is not on disk ---

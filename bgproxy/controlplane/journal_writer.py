@@ -113,14 +113,6 @@ class Writer:
                 self._queue.popleft()
             self._owner.written(queued)
 
-    def hand_over(self) -> None:
-        self.flush()
-        self._file.close()
-
-    def take_back(self) -> None:
-        """StateCorrupt where the other has left no journal that could be gone on with."""
-        self._file.load()
-
     def try_again(self) -> None:
         """With nothing in the queue, whether the disk takes something is found out beside the journal."""
         try:

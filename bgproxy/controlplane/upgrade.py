@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from bgproxy.controlplane.events import Emit
     from bgproxy.controlplane.gate import Gate
-    from bgproxy.controlplane.journal import Journal
     from bgproxy.controlplane.orphans import Orphans
     from bgproxy.controlplane.records import Records
     from bgproxy.controlplane.state_lock import StateLock
@@ -144,7 +143,6 @@ class Upgrade:
         lock: StateLock,
         sockets: Callable[[], Bequest],
         gate: Gate,
-        journal: Journal,
         switcher: Switcher,
         orphans: Orphans,
         records: Records,
@@ -157,7 +155,6 @@ class Upgrade:
         self._directory, self._program, self._lock, self._sockets = directory, program, lock, sockets
         self._gate, self._switcher, self._orphans, self._records = gate, switcher, orphans, records
         self._emit, self._notifier, self._resume, self._handed_over = emit, notifier, resume, handed_over
-        self._journal = journal
         self.timeout_s = timeout_s
         self._running: asyncio.Task[UpgradeReport] | None = None
         self._why_cancelled = ""
@@ -177,11 +174,6 @@ class Upgrade:
             raise UpgradeImpossible(
                 "requests are paused, and those that wait could not move; nothing was changed",
                 hint="bgproxy resume, and then again",
-            )
-        if not self._journal.durable:
-            raise UpgradeImpossible(
-                "what was done last is not on disk yet, and the new program would not know it; nothing was changed",
-                hint="make room on the disk; bgproxy status tells when it is there",
             )
         release = self._switcher.hold_for("upgrade", by, give_way=lambda: self.cancel("a rollback was ordered"))
         self._why_cancelled, self._is_decided = "", False
@@ -208,7 +200,6 @@ class Upgrade:
             prepared = await successor.says(timeout_s)
             if not isinstance(prepared, Prepared):
                 raise _failed(f"it said {prepared}")
-            await self._journal.hand_over()
             self._is_decided = True
             self._notifier.main_pid(successor.pid)
             successor.go(Go((*self._records.own_workers(), *self._orphans.living())))
@@ -245,7 +236,6 @@ class Upgrade:
             await successor.kill()
             left = read_record(self._directory / NEXT_WORKERS_FILE, emit=self._emit)
             self._orphans.adopt(left.workers)
-            await self._journal.take_back()
             self._notifier.main_pid(os.getpid())
             await self._records.own()
         self._resume()

@@ -16,7 +16,6 @@ from bgproxy.core.journal import Decided, Intent, Outcome, State, read
 from bgproxy.errors import StoreUnavailable
 from tests.support.faulty_os import MoodyOs
 from tests.support.proxies import Recorder, eventually
-from tests.support.state_files import state_file
 
 BEGIN = State(epoch=7, live="blue", previous="green")
 INTENT = Intent(epoch=8, from_="blue", to="green", kind="switch", by="ci", reason="1.3")
@@ -420,66 +419,6 @@ async def test_a_first_start_that_cannot_write_is_an_error(tmp_path):
     with pytest.raises(StoreUnavailable, match="No space left"):
         await journal.begin(BEGIN)
     journal.close()
-
-
-# --- one program in the place of another ------------------------------------------------------------------------------
-
-
-async def test_who_comes_next_may_look_before_it_is_his_and_touches_nothing(bench, journal, restarted):
-    await journal.intend(INTENT)
-    path = bench.directory / "journal.jsonl"
-    path.write_bytes(before := path.read_bytes() + b"half a rec")
-    assert (restarted().peek().epoch, path.read_bytes()) == (8, before)
-    assert os.listdir(bench.directory) == ["journal.jsonl"]
-    path.write_bytes(before[: -len(b"half a rec")])
-    await journal.conclude(done())
-    assert restarted().peek() == journal.state
-
-
-async def test_where_there_is_nothing_yet_there_is_nothing_to_see(tmp_path):
-    journal = Journal(tmp_path)
-    assert journal.peek() is None
-    (tmp_path / "state.json").write_bytes(state_file())
-    assert journal.peek().epoch == 8
-    assert os.listdir(tmp_path) == ["state.json"]
-    assert journal.load(keep_old=True).epoch == 8
-    assert sorted(os.listdir(tmp_path)) == ["journal.jsonl", "state.json"]
-    journal.close()
-    again = Journal(tmp_path)
-    again.load()
-    again.close()
-    assert sorted(os.listdir(tmp_path)) == ["journal.jsonl", "state.json.migrated"]
-
-
-async def test_what_was_handed_over_is_written_by_the_other_alone(bench, journal, restarted):
-    await journal.intend(INTENT)
-    journal.conclude(done())
-    await journal.hand_over()
-    assert bench.records == ["intent", "outcome acknowledged"]
-    await journal.conclude(done(drain_s=1.0))
-    with pytest.raises(StoreUnavailable, match="another program has taken over"):
-        await journal.intend(Intent(epoch=9, from_="green", to="blue", kind="switch"))
-    other = restarted()
-    other.load()
-    await other.intend(Intent(epoch=9, from_="green", to="blue", kind="switch"))
-    await other.conclude(done(9))
-    assert bench.found().epoch == 9
-    assert bench.records == ["intent", "outcome acknowledged", "intent", "outcome acknowledged"]
-    await other.hand_over()
-    await journal.take_back()
-    await journal.intend(Intent(epoch=10, from_="blue", to="green", kind="switch"))
-    assert bench.found().epoch == 10
-
-
-async def test_what_cannot_be_written_is_not_handed_over(bench, journal):
-    bench.system.failing = {"write": errno.ENOSPC}
-    journal.postpone(ROLLBACK)
-    with pytest.raises(StoreUnavailable):
-        await journal.hand_over()
-    bench.system.failing = {}
-    await bench.until_well()
-    assert bench.records == ["intent late"]
-    await journal.take_back()
 
 
 # --- a new file ------------------------------------------------------------------------------------------------------

@@ -39,18 +39,6 @@ def test_it_is_started_as_it_was_itself(tmp_path, monkeypatch):
         assert Program.running({"PWD": wrong}).directory == str(tmp_path / "releases")
 
 
-class FakeJournal:
-    def __init__(self, said: list[str]) -> None:
-        self.durable, self._said = True, said
-
-    async def hand_over(self) -> None:
-        self._said.append("journal handed over")
-
-    async def take_back(self) -> None:
-        if "journal handed over" in self._said:
-            self._said.append("journal taken back")
-
-
 class House:
     """Everything around an upgrade, remembered and not done."""
 
@@ -59,14 +47,12 @@ class House:
         self.said: list[str] = []
         self.lock_fd = os.open(os.devnull, os.O_RDONLY)
         self.gate = SimpleNamespace(standing=Hold.OPEN)
-        self.journal = FakeJournal(self.said)
         self.upgrade = Upgrade(
             directory,
             Program((executable, "-c", SPEAK + script), os.getcwd()),
             lock=SimpleNamespace(fd=self.lock_fd),  # type: ignore[arg-type]
             sockets=Bequest,
             gate=self.gate,  # type: ignore[arg-type]
-            journal=self.journal,  # type: ignore[arg-type]
             switcher=SimpleNamespace(hold_for=self.hold_for),  # type: ignore[arg-type]
             orphans=SimpleNamespace(adopt=lambda _: None, living=list),  # type: ignore[arg-type]
             records=self,  # type: ignore[arg-type]
@@ -116,9 +102,7 @@ async def test_one_that_serves_takes_over(house):
     report = await here.upgrade.execute("me")
     assert (report.old_pid, report.new_version) == (os.getpid(), "2.0")
     await released(here)
-    assert here.said == [
-        *("held", "reloading", "journal handed over", "main pid", "records disowned", "handed over", "released"),
-    ]
+    assert here.said == ["held", "reloading", "main pid", "records disowned", "handed over", "released"]
     assert here.upgrade.is_done
     await asyncio.to_thread(os.waitpid, report.new_pid, 0)
 
@@ -192,18 +176,3 @@ async def test_a_pause_is_in_the_way(house):
     here.gate.standing = Hold.ALL
     with pytest.raises(UpgradeImpossible, match="paused"):
         await here.upgrade.execute("me")
-
-
-async def test_what_is_not_on_disk_would_not_be_known_to_the_new_program(house):
-    here = house("")
-    here.journal.durable = False
-    with pytest.raises(UpgradeImpossible, match="is not on disk yet, and the new program would not know it"):
-        await here.upgrade.execute("me")
-    assert here.said == []
-
-
-async def test_a_journal_is_taken_back_from_one_that_does_not_serve(house):
-    here = house("say(Prepared('2.0'))\n" + GO_ON)
-    with pytest.raises(UpgradeFailed):
-        await here.upgrade.execute("me")
-    assert "journal taken back" in here.said
