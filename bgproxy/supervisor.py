@@ -42,6 +42,7 @@ from bgproxy.controlplane.pools import first_table
 from bgproxy.controlplane.pools import standing as standing_of
 from bgproxy.controlplane.prober import Prober
 from bgproxy.controlplane.records import Records
+from bgproxy.controlplane.recovery import recover
 from bgproxy.controlplane.reload import Reload
 from bgproxy.controlplane.running import Running
 from bgproxy.controlplane.sampler import Sampler
@@ -53,7 +54,6 @@ from bgproxy.controlplane.systemd import Notifier, passed_sockets
 from bgproxy.controlplane.takeover import Takeover, inherit
 from bgproxy.controlplane.upgrade import Program, Upgrade
 from bgproxy.controlplane.workers import COMMAND, Workers
-from bgproxy.core.journal import State
 from bgproxy.core.messages import IDLE_GRACE_S
 from bgproxy.errors import EXIT_OK, BgproxyError, StartupError
 from bgproxy.shm.bequest import Bequest
@@ -140,14 +140,17 @@ async def _start(
     stack.callback(lock.release)
     journal = Journal(directory, emit=events.emit)
     stack.callback(journal.close)
-    state = await _load(journal, config)
+    # Those of a predecessor that still lives are its own, until it says who they are.
+    orphans = Orphans(emit=events.emit) if predecessor else Orphans.find(directory, emit=events.emit)
+    stack.callback(orphans.release)
+    # Before any of them can be ended: what waits to be accepted waits for us.
+    inherited = Inherited(predecessor.bequest) if predecessor else _inherit(passed, directory, orphans, events)
+    stack.callback(inherited.close)
+    state = await recover(journal, orphans, config.switch.initial, emit=events.emit)
     persisted = PoolFile(directory, in_thread=journal.in_thread)
     pools = _stand(config, persisted, events)
     table = first_table(pools)
     make_the_most_of_descriptors(config.worker_settings(), table, emit=events.emit)
-    # Those of a predecessor that still lives are its own, until it says who they are.
-    orphans = Orphans(emit=events.emit) if predecessor else Orphans.find(directory, emit=events.emit)
-    stack.callback(orphans.release)
 
     certificates = Certificates(config.tls, emit=events.emit)
     if config.tls.listen:
@@ -171,11 +174,6 @@ async def _start(
     if orphans.pids() or predecessor:
         # They serve meanwhile, so no connection may come to wait here before somebody can answer it.
         await _first_verdicts(prober, patience, events)
-    if predecessor is not None:
-        inherited = Inherited(predecessor.bequest)
-    else:
-        inherited = Inherited(passed, *(inherit(directory, emit=events.emit) if orphans.pids() else ()))
-    stack.callback(inherited.close)
     listeners = Listeners.open(
         config.server.listen,
         config.server.workers,
@@ -366,13 +364,8 @@ async def _first_verdicts(prober: Prober, patience: Patience, events: Events) ->
         events.emit("verdicts_missing", waited_s=FIRST_VERDICTS_BOUND_S)
 
 
-async def _load(journal: Journal, config: Config) -> State:
-    """The persisted state; at the very first start that of the configuration, which from then on is persisted."""
-    state = journal.load()
-    if state is None:
-        state = State(epoch=0, live=config.switch.initial.name.lower())  # type: ignore[arg-type]  # one of two literals
-        await journal.begin(state)
-    return state
+def _inherit(passed: Bequest, directory: Path, orphans: Orphans, events: Events) -> Inherited:
+    return Inherited(passed, *(inherit(directory, emit=events.emit) if orphans.pids() else ()))
 
 
 def _stand(config: Config, persisted: PoolFile, events: Events) -> Standing:

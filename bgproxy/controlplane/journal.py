@@ -63,8 +63,14 @@ class Journal:
 
     # --- the start ---
 
-    def load(self) -> State | None:
-        """The state, None where there never was one; StateCorrupt where there is no telling. Blocks: for the start."""
+    def look(self) -> replay.Replayed | None:
+        """What is on disk now, perhaps of another process that writes it; nothing is changed, nothing is decided. None
+        where there is nothing; StateCorrupt where there is no telling. Blocks: for the start."""
+        return self._file.look()
+
+    def load(self, witness: replay.Witness | None = None) -> State | None:
+        """The state, None where there never was one; StateCorrupt where there is no telling. Blocks: for the start.
+        `witness` is what workers of a dead supervisor serve by; it has to be one that `replay.recovery` takes."""
         torn = self._file.load()
         if torn is None:
             return self._migrated()
@@ -74,7 +80,7 @@ class Journal:
             self._file.repair()
         except OSError as error:
             self._writer.note_failure(error.strerror or str(error))
-        state = self._recovered()
+        state = self._recovered(witness)
         if migration.check_beside(self._directory, state, self._os):
             self._put_away()
         return state
@@ -299,17 +305,19 @@ class Journal:
 
     # --- at the start, before there is a loop ---
 
-    def _recovered(self) -> State:
+    def _recovered(self, witness: replay.Witness | None) -> State:
         """What was open is decided, and that it was is on disk as soon as the disk takes it."""
-        outcome = replay.restart(self._file.now)
-        if outcome is None:
-            return self.state
-        queued = Queued(self._stamped(outcome))
-        decided = replay.apply(self._file.now, queued.record)
-        self._emit("switch_recovered", epoch=outcome.epoch, result=outcome.result, live=decided.state.live)
-        self._unwritten.append(queued)
-        self._writer.accept(queued)
-        return decided.state
+        now = self._file.now
+        for record in replay.recovery(now, witness):
+            # Without its outcome on disk, a restart that finds no workers would decide otherwise.
+            queued = Queued(self._stamped(record), postponed=witness is not None)
+            now = replay.apply(now, queued.record)
+            if isinstance(queued.record, Outcome):
+                epoch, result = queued.record.epoch, queued.record.result
+                self._emit("switch_recovered", epoch=epoch, result=result, live=now.state.live)
+            self._unwritten.append(queued)
+            self._writer.accept(queued)
+        return now.state
 
     def _migrated(self) -> State | None:
         old = migration.find(self._directory, self._os)

@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from bgproxy.core import replay
-from bgproxy.core.journal import FILE, FORMAT, AnyRecord, Broken, Link, Snapshot, State, read, seal
+from bgproxy.core.journal import FILE, FORMAT, AnyRecord, Broken, Link, Reading, Snapshot, State, read, seal
 from bgproxy.errors import StateCorrupt
 
 if TYPE_CHECKING:
@@ -51,11 +51,34 @@ class JournalFile:
 
     # --- reading ---
 
+    def look(self) -> replay.Replayed | None:
+        """What the records on disk amount to now, whoever writes them; nothing is changed. As `load` otherwise."""
+        found = self._read()
+        return None if found is None else found[2]
+
     def load(self) -> bytes | None:
         """Fill `now`; the torn tail that was cut, b"" for none. None where there is no journal, StateCorrupt where
         there is no telling. That the disk cannot be written is no reason not to read it: `repair` comes later then."""
         for name in (FILE + _NEW, PROBE_FILE):
             self._discard(self._directory / name)
+        read_now = self._read()
+        if read_now is None:
+            return None
+        data, found, self.now = read_now
+        self._link, self.bytes, self.records = found.link, found.end, len(found.records)
+        self.seq_of_last, self._first_seq = found.link.seq, found.records[0].seq
+        self._snapshot_bytes = data.index(b"\n") + 1
+        # What a killed process wrote may be in memory only, and its name too.
+        self._tail_in_doubt = self._name_in_doubt = True
+        try:
+            if found.torn:
+                self._keep(found.torn)
+            self.repair()
+        except OSError:
+            pass  # the next append begins with it
+        return found.torn
+
+    def _read(self) -> tuple[bytes, Reading, replay.Replayed] | None:
         try:
             data = read_file(self.path, self._os)
         except FileNotFoundError:
@@ -70,23 +93,11 @@ class JournalFile:
         except Broken as broken:
             raise _corrupt(self.path, data, broken) from None
         try:
-            self.now = replay.replay(found.records)
+            return data, found, replay.replay(found.records)
         except ValueError as error:
             raise StateCorrupt(
                 f"{self.path}: the journal contradicts itself: {error}", hint=_remedy(self.path)
             ) from None
-        self._link, self.bytes, self.records = found.link, found.end, len(found.records)
-        self.seq_of_last, self._first_seq = found.link.seq, found.records[0].seq
-        self._snapshot_bytes = data.index(b"\n") + 1
-        # What a killed process wrote may be in memory only, and its name too.
-        self._tail_in_doubt = self._name_in_doubt = True
-        try:
-            if found.torn:
-                self._keep(found.torn)
-            self.repair()
-        except OSError:
-            pass  # the next append begins with it
-        return found.torn
 
     # --- writing: OSError means that it is not on disk ---
 

@@ -3,9 +3,10 @@
     intent ──▶ outcome acknowledged, unconfirmed, recovered   it counts: epoch and colour are those of the intent
            └─▶ outcome refused, aborted                       it never happened; its epoch is free again
 
-An intent without an outcome is one that the process died in. `restart` says what becomes of it: an instant one is
-completed, because the word may have moved; a fence is completed only where it was `decided`, because before that every
-request went to the old colour.
+An intent without an outcome is one that the process died in. `restart` says what becomes of it. Where workers outlived
+the process, their word is what clients are told, so it decides, and it may even be ahead of the journal. Where none did, an instant
+one is completed, because the word may have moved; a fence is completed only where it was `decided`, because before that
+every request went to the old colour.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from bgproxy.core.journal import (
     Answer,
     AnyRecord,
+    ColourName,
     Decided,
     Entry,
     GateSet,
@@ -42,6 +44,13 @@ class Replayed(msgspec.Struct, frozen=True):
     state: State
     open: Intent | None = None
     decided: bool = False
+
+
+class Witness(msgspec.Struct, frozen=True):
+    """The newest word that workers of a dead supervisor serve by."""
+
+    epoch: int
+    live: ColourName
 
 
 def replay(records: list[AnyRecord]) -> Replayed:
@@ -80,15 +89,57 @@ def apply(now: Replayed, record: AnyRecord) -> Replayed:
             raise ValueError("a snapshot stands only at the beginning of a file")
 
 
-def restart(now: Replayed) -> Outcome | None:
+def restart(now: Replayed, witness: Witness | None = None) -> Outcome | None:
     """The record that says what becomes of the intent that the process died in, None where there is none."""
     if now.open is None:
         return None
+    epoch, before = now.open.epoch, "the proxy ended before"
+    if witness is not None and witness.epoch < epoch:
+        why = f"{before} the word moved; the workers still served the word before it"
+        return Outcome(epoch=epoch, result="aborted", detail=why)
+    if witness is not None:
+        why = f"{before} its outcome was written; the workers serve by it"
+        return Outcome(epoch=epoch, result="recovered", detail=why)
     if now.open.mode == "instant" or now.decided:
-        why = "the proxy ended before its outcome was written; the word may have moved, so it was completed"
-        return Outcome(epoch=now.open.epoch, result="recovered", detail=why)
-    why = "the proxy ended before the old colour was empty; no request had reached the new one"
-    return Outcome(epoch=now.open.epoch, result="aborted", detail=why)
+        why = f"{before} its outcome was written; the word may have moved, so it was completed"
+        return Outcome(epoch=epoch, result="recovered", detail=why)
+    why = f"{before} the old colour was empty; no request had reached the new one"
+    return Outcome(epoch=epoch, result="aborted", detail=why)
+
+
+def recovery(now: Replayed, witness: Witness | None = None) -> list[AnyRecord]:
+    """All that a start has to add. ValueError where the journal cannot lead to what the workers serve."""
+    outcome = restart(now, witness)
+    if outcome is not None:
+        now = apply(now, outcome)
+    records: list[AnyRecord] = [] if outcome is None else [outcome]
+    return records if witness is None else records + _missed(now.state, witness)
+
+
+def _missed(state: State, witness: Witness) -> list[AnyRecord]:
+    """The workers are ahead of what is written: a rollback that the disk did not take, perhaps more than one."""
+    ahead, moved = witness.epoch - state.epoch, witness.live != state.live
+    if ahead < 0 or moved is not bool(ahead % 2):
+        raise ValueError(
+            f"the workers serve {witness.live} as epoch {witness.epoch}, and by the journal {state.live} is live as "
+            f"epoch {state.epoch}"
+        )
+    why = "the disk had not taken it; the workers serve by it"
+    records: list[AnyRecord] = []
+    live = state.live
+    first = witness.epoch if moved else witness.epoch - 1
+    for epoch in range(first, witness.epoch + 1) if ahead else ():
+        to = _other(live)
+        records += [
+            Intent(epoch=epoch, from_=live, to=to, kind="rollback"),
+            Outcome(epoch=epoch, result="recovered", detail=why),
+        ]
+        live = to
+    return records
+
+
+def _other(colour: ColourName) -> ColourName:
+    return "green" if colour == "blue" else "blue"
 
 
 def settled(records: list[AnyRecord]) -> Replayed:

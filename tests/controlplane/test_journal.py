@@ -378,6 +378,43 @@ async def test_a_fence_that_was_not_decided_is_void_after_a_restart(bench, journ
     assert bench.records == ["intent", "outcome aborted"]
 
 
+@pytest.mark.parametrize(("epoch", "live", "result"), [(7, "blue", "aborted"), (8, "green", "recovered")])
+async def test_where_workers_still_serve_it_is_decided_by_their_word(bench, journal, restarted, epoch, live, result):
+    await journal.intend(INTENT)
+    state = restarted().load(replay.Witness(epoch, live))
+    assert (state.epoch, state.live, state.history[-1].result) == (epoch, live, result)
+    assert bench.records == ["intent", f"outcome {result}"]
+    assert bench.emit.of("switch_recovered")[0] == {"epoch": 8, "result": result, "live": live}
+    assert restarted().load() == state
+
+
+async def test_a_decision_by_the_word_that_is_not_on_disk_is_not_durable(bench, journal, restarted):
+    """A restart that finds no workers any more would complete the switch."""
+    await journal.intend(INTENT)
+    bench.system.failing = {"write": errno.ENOSPC}
+    again = restarted(system=bench.system)
+    assert again.load(replay.Witness(7, "blue")).epoch == 7
+    assert not again.durable
+    await again.in_thread(lambda: None)
+    bench.system.failing = {}
+    await eventually(lambda: again.durable, "the disk")
+    assert bench.found().epoch == 7
+
+
+async def test_a_look_changes_nothing_and_decides_nothing(bench, journal, restarted):
+    await journal.intend(INTENT)
+    path = bench.directory / "journal.jsonl"
+    torn = path.read_bytes() + b"half a rec"
+    path.write_bytes(torn)
+    (bench.directory / "journal.jsonl.new").write_bytes(b"of somebody who is beginning it")
+    looked = restarted().look()
+    assert (looked.open.epoch, looked.state.epoch) == (8, 7)
+    assert path.read_bytes() == torn
+    assert sorted(os.listdir(bench.directory)) == ["journal.jsonl", "journal.jsonl.new"]
+    path.unlink()
+    assert restarted().look() is None
+
+
 async def test_a_start_on_a_disk_that_takes_nothing_comes_up_all_the_same(bench, journal, restarted):
     await journal.intend(INTENT)
     system = MoodyOs()

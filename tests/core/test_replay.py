@@ -20,7 +20,9 @@ from bgproxy.core.replay import (
     HISTORY,
     RECOVERED,
     Replayed,
+    Witness,
     apply,
+    recovery,
     replay,
     restart,
     settled,
@@ -100,6 +102,69 @@ def test_a_restart_completes_what_may_have_moved_the_word_and_nothing_else(recor
     assert word(apply(now, decision)) == word_then
     assert settled([BEGIN, *records]) == apply(now, decision)
     assert restart(apply(now, decision)) is None
+
+
+def settled_by(now: Replayed, witness: Witness | None) -> tuple[Replayed, list[str]]:
+    records = recovery(now, witness)
+    for record in records:
+        now = apply(now, record)
+    assert now.open is None
+    return now, [record.result for record in records if isinstance(record, Outcome)]
+
+
+@pytest.mark.parametrize(
+    "records", [(intent(),), (intent(mode="fence"),), (intent(mode="fence"), Decided(epoch=1))], ids=len
+)
+def test_where_workers_outlived_the_process_their_word_decides(records):
+    """An instant switch is void where they serve the word before, a fence done where they serve the word behind it."""
+    now, results = settled_by(after(*records), Witness(0, "blue"))
+    assert (word(now), results) == (OLD, ["aborted"])
+    assert "still served the word before it" in now.state.history[-1].detail
+    now, results = settled_by(after(*records), Witness(1, "green"))
+    assert (word(now), results) == (NEW, ["recovered"])
+    assert "the workers serve by it" in now.state.history[-1].detail
+
+
+@pytest.mark.parametrize("begin", [(), (intent(), outcome())])
+@pytest.mark.parametrize("ahead", [0, 1, 2, 3, 1000])
+def test_a_journal_that_is_behind_the_workers_catches_up(begin, ahead):
+    """A rollback is done without a disk: its intent may be written nowhere."""
+    now = after(*begin)
+    epoch = now.state.epoch + ahead
+    live = "green" if epoch % 2 else "blue"
+    then, results = settled_by(now, Witness(epoch, live))
+    assert (then.state.epoch, then.state.live) == (epoch, live)
+    assert len(results) == min(ahead, 1 if ahead % 2 else 2)
+    if ahead:
+        assert then.state.previous != live
+        assert then.state.last_switch.kind == "rollback"
+
+
+def test_a_switch_on_its_way_and_a_rollback_behind_it_are_both_found():
+    now, results = settled_by(after(intent()), Witness(2, "blue"))
+    assert (word(now), results) == ((2, "blue", "green"), ["recovered", "recovered"])
+
+
+@pytest.mark.parametrize(
+    ("records", "witness"),
+    [
+        ((intent(), outcome()), Witness(0, "blue")),
+        ((intent(), outcome()), Witness(1, "blue")),
+        ((intent(),), Witness(1, "blue")),
+        ((intent(),), Witness(0, "green")),
+        ((), Witness(1, "blue")),
+    ],
+)
+def test_workers_that_the_journal_cannot_have_led_to_are_a_contradiction(records, witness):
+    with pytest.raises(
+        ValueError, match=f"the workers serve {witness.live} as epoch {witness.epoch}, and by "
+    ):
+        recovery(after(*records), witness)
+
+
+def test_without_workers_a_recovery_is_the_decision_of_the_restart():
+    assert recovery(after()) == []
+    assert recovery(after(intent())) == [restart(after(intent()))]
 
 
 def test_the_next_intent_settles_one_that_was_left_open_as_a_restart_would():
