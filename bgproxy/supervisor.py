@@ -42,7 +42,7 @@ from bgproxy.controlplane.pools import first_table
 from bgproxy.controlplane.pools import standing as standing_of
 from bgproxy.controlplane.prober import Prober
 from bgproxy.controlplane.records import Records
-from bgproxy.controlplane.recovery import recover
+from bgproxy.controlplane.recovery import foresee, recover, succeed
 from bgproxy.controlplane.reload import Reload
 from bgproxy.controlplane.running import Running
 from bgproxy.controlplane.sampler import Sampler
@@ -146,7 +146,10 @@ async def _start(
     # Before any of them can be ended: what waits to be accepted waits for us.
     inherited = Inherited(predecessor.bequest) if predecessor else _inherit(passed, directory, orphans, events)
     stack.callback(inherited.close)
-    state = await recover(journal, orphans, config.switch.initial, emit=events.emit)
+    if predecessor is None:
+        state = await recover(journal, orphans, config.switch.initial, emit=events.emit)
+    else:
+        state = foresee(journal)
     persisted = PoolFile(directory, in_thread=journal.in_thread)
     pools = _stand(config, persisted, events)
     table = first_table(pools)
@@ -258,6 +261,7 @@ async def _start(
         switcher=switcher,
         orphans=orphans,
         records=records,
+        journal=journal,
         emit=events.emit,
         notifier=notifier,
         resume=lambda: supervisor.resume(),  # noqa: PLW0108  there will be one
@@ -305,11 +309,10 @@ async def _start(
         doors=doors,
         tokens=config.admin.tokens,
         allowed_hosts=config.admin.allowed_hosts,
-        answers=Answers(kept_by(state), keep=keep_in(journal)),
         pools=PoolControl(tables, changes, reload),
     )
     if predecessor is None:
-        admin = await open_admin()
+        admin = await open_admin(answers=Answers(kept_by(state), keep=keep_in(journal)))
         stack.push_async_callback(admin.close)
     stack.callback(records.forget)
     # Where a start fails beside a predecessor, workers that served already finish what they have: it cuts nothing.
@@ -325,7 +328,9 @@ async def _start(
     if predecessor is not None:  # until here orders were for it to take, and so were its workers
         old = await predecessor.take_over(__version__)
         orphans.adopt(read_record(directory / WORKERS_FILE, emit=events.emit).workers if old is None else old)
-        admin = await open_admin()
+        predecessor.refuse_orders(until_serving=_refuse_orders(switcher))
+        state = succeed(journal, state)
+        admin = await open_admin(answers=Answers(kept_by(state), keep=keep_in(journal)))
         stack.push_async_callback(admin.close)
     if pools.record != persisted.load_pools():  # until here the record was for a predecessor to go on with
         await persisted.save_pools(pools.record)
@@ -356,6 +361,22 @@ async def _start(
         retiring=[],
     )
     return supervisor
+
+
+def _refuse_orders(switcher: Switcher) -> Callable[[], None]:
+    """Until the returned function is called: then the predecessor knows that it is over."""
+    over = asyncio.Event()
+
+    async def until_over() -> None:
+        await over.wait()
+
+    release = switcher.hold_for("upgrade", "", give_way=until_over)
+
+    def take_orders() -> None:
+        release()
+        over.set()
+
+    return take_orders
 
 
 async def _first_verdicts(prober: Prober, patience: Patience, events: Events) -> None:

@@ -59,7 +59,7 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._trying: asyncio.Future[None] | None = None
-        self._told = self._closed = False
+        self._told = self._closed = self._is_given_away = False
 
     # --- the start ---
 
@@ -126,10 +126,39 @@ class Journal:
         self, key: str, request_hash: str, status: int, document: Any, *, patience_s: float = PATIENCE_S
     ) -> bool:
         """Remember the answer to an order with an Idempotency-Key; False where it is not on disk yet. Never fails."""
+        if self._is_given_away:
+            return False
         answer = Answer(key=key, request_hash=request_hash, status=status, document=document, until=self._expiry())
         # A disk that is known not to work is not waited for: the answer itself is what matters now.
         done, _ = await asyncio.wait((self._queue_up(answer),), timeout=0 if self._writer.error else patience_s)
         return bool(done)
+
+    # --- between two programs ---
+
+    async def is_settled(self, *, patience_s: float = PATIENCE_S) -> bool:
+        """Is everything that was asked for before this on disk?"""
+        behind = asyncio.ensure_future(self.in_thread(lambda: None))
+        await asyncio.wait((behind,), timeout=patience_s)
+        return behind.done() and not self._unwritten
+
+    async def give_away(self, *, patience_s: float = PATIENCE_S) -> None:
+        """From here on it is for another program to write. StoreUnavailable where not everything is on disk; also then
+        `take_back` is to be called if this one goes on."""
+        self._is_given_away = True
+        job = self._attach().run_in_executor(self._thread, self._writer.give_away)
+        job.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.wait((job,), timeout=patience_s)
+        error = job.exception() if job.done() else None
+        if error is not None or not job.done():
+            why = (error.strerror or error) if isinstance(error, OSError) else error or "the disk does not answer"
+            raise StoreUnavailable(f"{self._file.path}: the journal is not wholly on disk: {why}", hint=HINT)
+
+    async def take_back(self, *, patience_s: float = PATIENCE_S) -> None:
+        """The other program is dead, and what it may have written counts. Never fails: a journal that cannot be gone on
+        with is told like one that cannot be written."""
+        self._is_given_away = False
+        job = self._attach().run_in_executor(self._thread, self._writer.take_back)
+        await asyncio.wait((job,), timeout=patience_s)
 
     # --- what it says ---
 
@@ -186,7 +215,7 @@ class Journal:
             self._thread.submit(self._writer.flush)
         self._thread.shutdown(wait=True)
         if left := self._writer.in_queue():
-            self._tell_lost(left, self._writer.error)
+            self._tell_lost(left, self._writer.error or "another program has taken the journal over")
         self._file.close()
 
     # --- on the loop ---

@@ -99,6 +99,14 @@ class JournalFile:
                 f"{self.path}: the journal contradicts itself: {error}", hint=_remedy(self.path)
             ) from None
 
+    def reload(self) -> None:
+        """After another process wrote here, perhaps to another file of that name. OSError, StateCorrupt: it stays
+        unusable, because what is written to it would not follow."""
+        self.close()
+        self.bytes = -1
+        if self.load() is None:
+            raise FileNotFoundError(errno.ENOENT, "the file is gone")
+
     # --- writing: OSError means that it is not on disk ---
 
     def begin(self, state: State, at: str) -> None:

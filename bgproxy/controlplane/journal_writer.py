@@ -6,6 +6,7 @@ record behind it. A record that must be written stays first in the queue until t
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from bgproxy.core import replay
+from bgproxy.errors import StateCorrupt
 
 if TYPE_CHECKING:
     import asyncio
@@ -63,9 +65,32 @@ class Writer:
         self._lock = threading.Lock()
         self._queue: deque[Queued] = deque()
         self._failing_since = 0.0
+        self._is_given_away = False
+
+    # --- another program's turn ---
+
+    def give_away(self) -> None:
+        """From here on nothing is written: it queues. OSError where what was before this is not on disk."""
+        self.flush()
+        self._is_given_away = True
+
+    def take_back(self) -> None:
+        """What comes now follows from whatever the other program wrote."""
+        if self._is_given_away:
+            self._is_given_away = False
+            try:
+                self._file.reload()
+            except (OSError, StateCorrupt) as error:
+                self.note_failure(getattr(error, "strerror", None) or str(error))
+            else:
+                self.try_again()
+
+    # --- records ---
 
     def write(self, ticket: Ticket) -> None:
         """OSError where it is not on disk."""
+        if self._is_given_away:
+            raise OSError(errno.EBUSY, "another program is taking it over")
         with self._lock:
             if ticket.given_up:
                 return
@@ -94,12 +119,12 @@ class Writer:
         except OSError:
             return  # it is tried again
         self._well()
-        if self._file.has_grown:
+        if self._file.has_grown and not self._is_given_away:
             self._compact()
 
     def flush(self) -> None:
         """OSError where the first of the queue cannot be written: then it stays the first."""
-        while self._queue:
+        while self._queue and not self._is_given_away:
             queued = self._queue[0]
             record = msgspec.structs.replace(queued.record, late=True) if queued.late else queued.record
             try:
@@ -115,6 +140,8 @@ class Writer:
 
     def try_again(self) -> None:
         """With nothing in the queue, whether the disk takes something is found out beside the journal."""
+        if self._is_given_away:
+            return
         try:
             self.flush()
             self._file.repair()

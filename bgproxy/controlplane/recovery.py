@@ -2,15 +2,19 @@
 
 While such workers serve, clients are told what their word says; so it decides what became of a switch that the process
 died in. Where it cannot be read, or cannot be, they are ended first, and the journal decides alone.
+
+In an upgrade the program that is to be replaced goes on writing the journal: its successor only looks at it, until it
+may write itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bgproxy.core import replay
 from bgproxy.core.journal import State
 from bgproxy.core.replay import Witness
+from bgproxy.errors import StartupError
 
 if TYPE_CHECKING:
     from bgproxy.controlplane.events import Emit
@@ -31,6 +35,33 @@ async def recover(journal: Journal, orphans: Orphans, initial: Colour, *, emit: 
             emit("state_from_workers", epoch=state.epoch, live=state.live)
         await journal.begin(state)
     return state
+
+
+def foresee(journal: Journal) -> State:
+    """What the journal of a program says that still runs, and writes it: for its successor to prepare itself by."""
+    found = journal.look()
+    if found is None:
+        raise StartupError(
+            "the running program's journal is not there any more",
+            hint="put it back, or end that program and start this one with [switch] initial as it is to be",
+        )
+    return found.state
+
+
+def succeed(journal: Journal, foreseen: State) -> State:
+    """From here on the journal is ours: what it says now, with what was written since we looked. StartupError where it
+    is not what we prepared for."""
+    state = journal.load()
+    if state is None or _essence(state) != _essence(foreseen):
+        raise StartupError(
+            "the journal says something else than when this program prepared itself by it",
+            hint="nothing but the running program may write it; repeat the upgrade",
+        )
+    return state
+
+
+def _essence(state: State) -> tuple[Any, ...]:
+    return state.epoch, state.live, state.previous, state.maintenance, state.pools
 
 
 async def _witness(found: replay.Replayed | None, orphans: Orphans, emit: Emit) -> Witness | None:

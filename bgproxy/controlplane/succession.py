@@ -2,8 +2,8 @@
 
     old → new   Hello, then the listening sockets      the new one prepares everything
     new → old   Prepared, or Failed                    until here the old one may change its mind, and kills it
-    old → new   Go                                     from here on the old one changes nothing any more
-    new → old   Serving                                the old one drains its workers and ends
+    old → new   Go                                     the old one changes nothing; the journal is the new one's
+    new → old   Serving                                the old one drains its workers and ends; the new one takes orders
 
 Whoever finds the other gone goes on alone: the old one as if nothing had been, the new one as after a crash.
 """
@@ -21,7 +21,7 @@ from bgproxy.controlplane.orphans import Recorded
 from bgproxy.shm import bequest
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
     from bgproxy.shm.bequest import Bequest
 
@@ -85,6 +85,7 @@ class Predecessor:
     def __init__(self, connection: socket.socket) -> None:
         """Blocks for the first words. OSError, ValueError: nobody speaks to us there."""
         self._connection = connection
+        self._take_orders: Callable[[], None] = lambda: None
         connection.settimeout(HELLO_BOUND_S)
         hello = _decode(connection.recv(MAX_MESSAGE))
         if not isinstance(hello, Hello):
@@ -119,12 +120,18 @@ class Predecessor:
         except OSError:
             pass  # it will see the end of this process
 
+    def refuse_orders(self, until_serving: Callable[[], None]) -> None:
+        """`until_serving` is called once the old one knows that it is over. An order before that would be lost, should
+        it go on."""
+        self._take_orders = until_serving
+
     def serving(self) -> None:
         try:
             send(self._connection, Serving())
         except OSError:
             pass  # then it has ended already
         self._connection.close()
+        self._take_orders()
 
     def close(self) -> None:
         self._connection.close()

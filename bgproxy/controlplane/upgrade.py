@@ -20,7 +20,7 @@ from bgproxy import __version__
 from bgproxy.controlplane import succession
 from bgproxy.controlplane.orphans import NEXT_WORKERS_FILE, read_record
 from bgproxy.controlplane.succession import Failed, Go, Hello, Prepared, Serving
-from bgproxy.errors import ControlError, UpgradeFailed, UpgradeImpossible
+from bgproxy.errors import ControlError, StoreUnavailable, UpgradeFailed, UpgradeImpossible
 from bgproxy.shm import bequest
 from bgproxy.shm.live_pointer import Hold
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from bgproxy.controlplane.events import Emit
     from bgproxy.controlplane.gate import Gate
+    from bgproxy.controlplane.journal import Journal
     from bgproxy.controlplane.orphans import Orphans
     from bgproxy.controlplane.records import Records
     from bgproxy.controlplane.state_lock import StateLock
@@ -146,6 +147,7 @@ class Upgrade:
         switcher: Switcher,
         orphans: Orphans,
         records: Records,
+        journal: Journal,
         emit: Emit,
         notifier: Notifier,
         resume: Callable[[], None],
@@ -154,6 +156,7 @@ class Upgrade:
     ) -> None:
         self._directory, self._program, self._lock, self._sockets = directory, program, lock, sockets
         self._gate, self._switcher, self._orphans, self._records = gate, switcher, orphans, records
+        self._journal = journal
         self._emit, self._notifier, self._resume, self._handed_over = emit, notifier, resume, handed_over
         self.timeout_s = timeout_s
         self._running: asyncio.Task[UpgradeReport] | None = None
@@ -169,6 +172,14 @@ class Upgrade:
             raise UpgradeImpossible(
                 "this is the first process of a container, which ends with it; nothing was changed",
                 hint="replace the container instead, or run bgproxy under an init (docker run --init)",
+            )
+        if not await self._journal.is_settled():
+            health = self._journal.health
+            why = health["error"] or "the disk is slow"
+            raise UpgradeImpossible(
+                f"{health['pending']} records of what was done are not on disk yet, and the new program would not know "
+                f"of them: {why}; nothing was changed",
+                hint="make room on the disk or repair its permissions; bgproxy status shows when it is written",
             )
         if self._gate.standing is Hold.ALL:
             raise UpgradeImpossible(
@@ -200,6 +211,7 @@ class Upgrade:
             prepared = await successor.says(timeout_s)
             if not isinstance(prepared, Prepared):
                 raise _failed(f"it said {prepared}")
+            await self._give_journal_away()
             self._is_decided = True
             self._notifier.main_pid(successor.pid)
             successor.go(Go((*self._records.own_workers(), *self._orphans.living())))
@@ -226,6 +238,12 @@ class Upgrade:
         self._handed_over()
         return report
 
+    async def _give_journal_away(self) -> None:
+        try:
+            await self._journal.give_away()
+        except StoreUnavailable as error:
+            raise _failed(error.detail) from None
+
     def _reason(self, error: BaseException) -> str:
         return self._why_cancelled or (error.detail if isinstance(error, ControlError) else str(error) or repr(error))
 
@@ -237,6 +255,7 @@ class Upgrade:
             left = read_record(self._directory / NEXT_WORKERS_FILE, emit=self._emit)
             self._orphans.adopt(left.workers)
             self._notifier.main_pid(os.getpid())
+            await self._journal.take_back()
             await self._records.own()
         self._resume()
 

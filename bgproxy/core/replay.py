@@ -4,9 +4,9 @@
            └─▶ outcome refused, aborted                       it never happened; its epoch is free again
 
 An intent without an outcome is one that the process died in. `restart` says what becomes of it. Where workers outlived
-the process, their word is what clients are told, so it decides, and it may even be ahead of the journal. Where none did, an instant
-one is completed, because the word may have moved; a fence is completed only where it was `decided`, because before that
-every request went to the old colour.
+the process, their word is what clients are told, so it decides, and it may even be ahead of the journal. Where there
+are none, an instant one is completed, because the word may have moved, and a fence only where it was `decided`: before
+that, every request went to the old colour.
 """
 
 from __future__ import annotations

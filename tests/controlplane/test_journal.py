@@ -345,6 +345,94 @@ async def test_a_disk_that_hangs_is_not_asked_again_and_again(bench, journal, mo
     assert journal._thread._work_queue.qsize() <= 1
 
 
+# --- two programs ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_given_away_is_not_written_until_it_is_taken_back(bench, journal, restarted):
+    await journal.intend(INTENT)
+    journal.conclude(done())
+    await journal.give_away()
+    assert bench.records == ["intent", "outcome acknowledged"]
+    drained = journal.conclude(done(drain_s=2.0))
+    with pytest.raises(StoreUnavailable, match="another program is taking it over"):
+        await journal.intend(Intent(epoch=9, from_="green", to="blue", kind="rollback"))
+    assert not await journal.answered("k", "h", 200, {}), "not waited for"
+    await journal.in_thread(journal._writer.try_again)
+    assert not await journal.is_settled()
+    assert bench.records == ["intent", "outcome acknowledged"]
+
+    other = restarted()
+    other.load()
+    await other.set_maintenance(True, by="the new one")
+    await journal.take_back()
+    await drained
+    assert bench.records == ["intent", "outcome acknowledged", "gateset", "outcome acknowledged"]
+    assert (journal.state.maintenance.by, journal.state.last_switch.drain_s) == ("the new one", 2.0)
+    await journal.intend(Intent(epoch=9, from_="green", to="blue", kind="rollback"))
+    assert await journal.is_settled()
+    assert journal.health["ok"]
+
+
+async def test_also_where_the_other_began_a_new_file(bench, journal, restarted, monkeypatch):
+    await journal.give_away()
+    monkeypatch.setattr(journal_file, "COMPACT_RECORDS", 0)
+    other = restarted()
+    other.load()
+    await other.intend(INTENT)
+    await other.conclude(done())
+    await eventually(lambda: bench.emit.of("journal_compacted"), "the new file")
+    monkeypatch.undo()
+    await journal.take_back()
+    await journal.intend(Intent(epoch=9, from_="green", to="blue", kind="rollback"))
+    assert bench.records == ["intent"]
+    assert bench.found().epoch == 9
+
+
+@pytest.mark.parametrize("left", [b"", None])
+async def test_what_cannot_be_gone_on_with_is_told_and_left_as_it_is(bench, journal, left):
+    await journal.give_away()
+    path = bench.directory / "journal.jsonl"
+    path.unlink() if left is None else path.write_bytes(left)
+    await journal.take_back()
+    await eventually(lambda: bench.emit.of("journal_unavailable"), "the complaint")
+    with pytest.raises(StoreUnavailable):
+        await journal.intend(INTENT)
+    assert not path.exists() if left is None else path.read_bytes() == left
+
+
+async def test_with_something_not_on_disk_it_cannot_be_given_away(bench, journal):
+    bench.system.failing = {"write": errno.ENOSPC}
+    journal.postpone(ROLLBACK)
+    assert not await journal.is_settled()
+    with pytest.raises(StoreUnavailable, match="not wholly on disk: No space left"):
+        await journal.give_away()
+    bench.system.failing = {}
+    await journal.take_back()
+    await bench.until_well()
+    assert bench.records == ["intent late"]
+
+
+async def test_a_disk_that_hangs_is_not_waited_for_to_give_it_away(bench, journal):
+    bench.system.held = {"fsync"}
+    journal.postpone(ROLLBACK)
+    assert not await journal.is_settled(patience_s=0.01)
+    with pytest.raises(StoreUnavailable, match="the disk does not answer"):
+        await journal.give_away(patience_s=0.01)
+    await journal.take_back(patience_s=0.01)
+    bench.system.release()
+    await eventually(lambda: journal.durable, "the disk")
+    await journal.conclude(done())
+
+
+async def test_what_was_not_handed_over_is_told_at_the_end(bench):
+    other = Journal(bench.directory, emit=bench.emit)
+    other.load()
+    await other.give_away()
+    other.conclude(done())
+    other.close()
+    assert bench.emit.of("journal_not_written")[0]["error"] == "another program has taken the journal over"
+
+
 # --- starts ----------------------------------------------------------------------------------------------------------
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from bgproxy.controlplane.journal import Journal
-from bgproxy.controlplane.recovery import recover
+from bgproxy.controlplane.recovery import foresee, recover, succeed
 from bgproxy.core.journal import Intent, Outcome, State
 from bgproxy.core.model import BLUE, GREEN
+from bgproxy.errors import StartupError
 from bgproxy.shm.live_pointer import Hold, Live
 from tests.support.proxies import Recorder
 
@@ -115,6 +116,24 @@ async def test_a_rollback_that_the_disk_never_took_is_found_with_the_workers(sta
 async def test_where_the_journal_was_moved_away_the_workers_say_what_is_live(start, emit):
     assert await start(Left(Live(41, GREEN)), begin=False) == (41, "green")
     assert emit.of("state_from_workers") == [{"epoch": 41, "live": "green"}]
+
+
+async def test_a_successor_looks_until_it_may_write_and_then_has_what_was_written_meanwhile(tmp_path, emit):
+    old, new = Journal(tmp_path, emit=emit), Journal(tmp_path, emit=emit)
+    with pytest.raises(StartupError, match="not there any more"):
+        foresee(new)
+    await old.begin(State(epoch=7, live="blue", previous="green"))
+    foreseen = foresee(new)
+    await old.answered("k", "h", 200, {})
+    state = succeed(new, foreseen)
+    assert (state.epoch, list(state.answers)) == (7, ["k"])
+    new.close()
+    third = Journal(tmp_path, emit=emit)
+    await old.set_maintenance(True)
+    with pytest.raises(StartupError, match="says something else"):
+        succeed(third, foreseen)
+    third.close()
+    old.close()
 
 
 @pytest.mark.parametrize(("initial", "live"), [(BLUE, "blue"), (GREEN, "green")])

@@ -53,7 +53,11 @@ async def test_the_new_one_gets_sockets_says_that_it_is_prepared_and_is_told_to_
     succession.send(old, Go(OLD))
     assert await predecessor.take_over("2.0") == OLD
     assert await succession.hear(old) == Prepared("2.0")
+    said: list[str] = []
+    predecessor.refuse_orders(until_serving=lambda: said.append("orders"))
+    assert said == []
     predecessor.serving()
+    assert said == ["orders"]
     assert await succession.hear(old) == Serving()
     assert await succession.hear(old) is None
 

@@ -12,7 +12,7 @@ import pytest
 
 from bgproxy.controlplane import upgrade as module
 from bgproxy.controlplane.upgrade import Program, Upgrade
-from bgproxy.errors import UpgradeFailed, UpgradeImpossible
+from bgproxy.errors import StoreUnavailable, UpgradeFailed, UpgradeImpossible
 from bgproxy.shm.bequest import Bequest
 from bgproxy.shm.live_pointer import Hold
 from tests.support.proxies import Recorder, eventually
@@ -39,12 +39,35 @@ def test_it_is_started_as_it_was_itself(tmp_path, monkeypatch):
         assert Program.running({"PWD": wrong}).directory == str(tmp_path / "releases")
 
 
+class Written:
+    """A journal that has everything on disk, or not."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said, self.pending, self.error = said, 0, ""
+
+    @property
+    def health(self) -> dict[str, Any]:
+        return {"pending": self.pending, "error": self.error or None}
+
+    async def is_settled(self) -> bool:
+        return not self.pending
+
+    async def give_away(self) -> None:
+        self.said.append("journal given away")
+        if self.error:
+            raise StoreUnavailable(self.error)
+
+    async def take_back(self) -> None:
+        self.said.append("journal taken back")
+
+
 class House:
     """Everything around an upgrade, remembered and not done."""
 
     def __init__(self, directory, script: str, *, executable: str = sys.executable) -> None:
         self.emit = Recorder()
         self.said: list[str] = []
+        self.journal = Written(self.said)
         self.lock_fd = os.open(os.devnull, os.O_RDONLY)
         self.gate = SimpleNamespace(standing=Hold.OPEN)
         self.upgrade = Upgrade(
@@ -56,6 +79,7 @@ class House:
             switcher=SimpleNamespace(hold_for=self.hold_for),  # type: ignore[arg-type]
             orphans=SimpleNamespace(adopt=lambda _: None, living=list),  # type: ignore[arg-type]
             records=self,  # type: ignore[arg-type]
+            journal=self.journal,  # type: ignore[arg-type]
             emit=self.emit,
             notifier=SimpleNamespace(  # type: ignore[arg-type]
                 reloading=lambda _: self.said.append("reloading"), main_pid=lambda _: self.said.append("main pid")
@@ -102,7 +126,9 @@ async def test_one_that_serves_takes_over(house):
     report = await here.upgrade.execute("me")
     assert (report.old_pid, report.new_version) == (os.getpid(), "2.0")
     await released(here)
-    assert here.said == ["held", "reloading", "main pid", "records disowned", "handed over", "released"]
+    assert here.said == [
+        *("held", "reloading", "journal given away", "main pid", "records disowned", "handed over", "released")
+    ]
     assert here.upgrade.is_done
     await asyncio.to_thread(os.waitpid, report.new_pid, 0)
 
@@ -124,7 +150,7 @@ async def test_one_that_does_not_is_told_and_everything_is_as_it_was(house, scri
     with pytest.raises(UpgradeFailed, match=why):
         await here.upgrade.execute("me")
     await released(here)
-    assert here.said[-4:] == ["main pid", "records owned", "resumed", "released"]
+    assert here.said[-5:] == ["main pid", "journal taken back", "records owned", "resumed", "released"]
     assert not here.upgrade.is_done
     (failed,) = here.emit.of("upgrade_failed")
     assert why.partition(" of ")[0][:20] in failed["reason"]
@@ -143,6 +169,25 @@ async def test_one_that_cannot_be_started_is_told(house):
         await here.upgrade.execute("me")
     await released(here)
     assert here.said == ["held", "reloading", "resumed", "released"]
+
+
+@pytest.mark.parametrize("error", ["No space left on device", ""])
+async def test_what_is_not_on_disk_yet_is_in_the_way(house, error):
+    """The new one would come up with what the disk says."""
+    here = house("")
+    here.journal.pending, here.journal.error = 2, error
+    with pytest.raises(UpgradeImpossible, match=f"2 records .* {error or 'the disk is slow'}; nothing was changed"):
+        await here.upgrade.execute("me")
+    assert here.said == []
+
+
+async def test_a_disk_that_breaks_meanwhile_is_in_the_way_too(house):
+    here = house("say(Prepared('2.0'))\n" + GO_ON)
+    here.journal.error = "Read-only file system"
+    with pytest.raises(UpgradeFailed, match="Read-only file system; this one goes on"):
+        await here.upgrade.execute("me")
+    await released(here)
+    assert "journal taken back" in here.said
 
 
 async def test_once_it_is_decided_a_rollback_waits_for_the_new_one(house):

@@ -156,9 +156,7 @@ def test_a_switch_on_its_way_and_a_rollback_behind_it_are_both_found():
     ],
 )
 def test_workers_that_the_journal_cannot_have_led_to_are_a_contradiction(records, witness):
-    with pytest.raises(
-        ValueError, match=f"the workers serve {witness.live} as epoch {witness.epoch}, and by "
-    ):
+    with pytest.raises(ValueError, match=f"the workers serve {witness.live} as epoch {witness.epoch}, and by "):
         recovery(after(*records), witness)
 
 

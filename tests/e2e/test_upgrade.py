@@ -16,7 +16,7 @@ import pytest
 from bgproxy.cli.client import Answer
 from bgproxy.core.model import parse_address
 from tests.support.certificates import client_context, issue, write_pair
-from tests.support.house import ROOT, App, Proxy, eventually, state_of, stop
+from tests.support.house import ROOT, App, Proxy, bgproxy, eventually, state_of, stop
 from tests.support.ledger import Moved, violations
 from tests.support.load import Load
 
@@ -266,6 +266,35 @@ def test_a_new_version_that_dies_is_told(versioned: Proxy, version: Version) -> 
     assert answer.status == 503
     assert "it ended before it was ready, with exit status 7" in answer.document["detail"]
     assert versioned.switch("green").ok
+
+
+def test_one_that_dies_after_it_was_let_go_leaves_a_journal_that_the_old_one_goes_on_with(
+    versioned: Proxy, version: Version
+) -> None:
+    """It had written to it already."""
+    assert versioned.switch("green").ok
+    version.is_(
+        "import sys, os, pathlib\n"
+        "if 'run' in sys.orig_argv:\n"
+        "    from bgproxy.controlplane.succession import Predecessor\n"
+        "    from bgproxy.controlplane.journal_file import JournalFile\n"
+        "    from bgproxy.core.journal import PoolsSet\n"
+        "    def die(self):\n"
+        f"        file = JournalFile(pathlib.Path({str(versioned.state_dir)!r}))\n"
+        "        file.load()\n"
+        "        file.append(PoolsSet(at='2026-01-31T12:00:00.000Z', by='the new one'))\n"
+        "        os._exit(7)\n"
+        "    Predecessor.serving = die\n"
+    )
+    answer = versioned.post("/upgrade")
+    assert (answer.status, answer.document["code"]) == (503, "upgrade_failed")
+    assert "with exit status 7" in answer.document["detail"]
+    eventually(lambda: not orphans(versioned), "the end of its workers")
+    assert versioned.switch("blue").ok
+    history = versioned.get("/history").document["history"]
+    assert [(each["kind"], each["epoch"]) for each in history] == [("switch", 2), ("pools", 1), ("switch", 1)]
+    assert bgproxy("audit", "verify", str(versioned.state_dir)).returncode == 0
+    assert versioned.status["journal"]["ok"]
 
 
 def test_during_an_upgrade_a_switch_is_refused_and_a_rollback_ends_it(versioned: Proxy, version: Version) -> None:
