@@ -10,15 +10,34 @@ import pytest
 from tests.support.house import App, Proxy
 
 
+@pytest.fixture(scope="session")
+def parked() -> Iterator[dict[str, App]]:
+    """Apps that no test uses just now, by name: a process that is there need not be started."""
+    apps: dict[str, App] = {}
+    yield apps
+    for each in apps.values():
+        each.end()
+
+
 @pytest.fixture
-def app() -> Iterator[Callable[..., App]]:
-    """Starts an app; all are ended after the test."""
+def app(parked: dict[str, App]) -> Iterator[Callable[..., App]]:
+    """An app that nobody has asked anything yet; none keeps what a test has told it."""
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, listen: str = "127.0.0.1:0") -> App:
-            started = App(name, listen)
-            stack.callback(started.end)
-            return started
+        def park(used: App) -> None:
+            if used.running and used.name not in parked:
+                used.told("afresh")
+                parked[used.name] = used
+            else:
+                used.end()
+
+        def start(name: str, listen: str = "") -> App:
+            if not listen and name in parked:
+                found = parked.pop(name)
+            else:
+                found = App(name, listen or "127.0.0.1:0")
+            stack.callback(found.end if listen else lambda: park(found))
+            return found
 
         yield start
 

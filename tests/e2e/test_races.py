@@ -41,7 +41,7 @@ def test_of_two_hundred_racing_clients_exactly_one_wins_each_epoch(proxy: Proxy,
 def test_the_history_of_switches_is_linearizable_while_workers_and_the_supervisor_are_killed(
     start: Callable[..., Proxy], blue: App, green: App
 ) -> None:
-    chaos(start(blue, green), supervisors=2, workers_between=2, clients=12, seed=1)
+    chaos(start(blue, green), supervisors=1, workers_between=2, clients=6, seed=1)
 
 
 @pytest.mark.soak

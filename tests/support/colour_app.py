@@ -17,7 +17,7 @@ import uvloop
 
 class State:
     """What the test can change: `/app/sick`, `/app/mute` (no answer to probes), `/app/well`, `/app/release`;
-    `/app/held` and `/app/served` ask."""
+    `/app/held` and `/app/served` ask; `/app/afresh` is as after the start."""
 
     def __init__(self, name: str) -> None:
         self.body = name.encode()
@@ -32,6 +32,11 @@ class State:
             waiting, self.held = self.held, {}
             for connection, rest in waiting.items():
                 connection.transport.write(rest)
+        elif word == b"afresh":
+            waiting, self.held = self.held, {}
+            for connection in waiting:
+                connection.transport.abort()
+            self.health, self.served = b"well", 0
         elif word == b"served":
             return b"%d" % self.served
         return b"%d" % len(self.held)

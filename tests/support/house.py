@@ -72,12 +72,16 @@ class App:
         self.address = self._process.stdout.readline().decode().split()[1]
 
     def told(self, word: str) -> int:
-        """sick, mute, well, release; held and served ask. The answer is a number."""
+        """sick, mute, well, release, afresh; held and served ask. The answer is a number."""
         client = RawClient(parse_address(self.address))
         try:
             return int(client.ask("GET", f"/app/{word}").body)
         finally:
             client.close()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
 
     def end(self) -> None:
         assert self._process.stdin is not None
