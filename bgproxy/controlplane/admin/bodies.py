@@ -74,7 +74,7 @@ B = TypeVar("B", bound=msgspec.Struct)
 async def switch_order(request: web.Request, *, by: str, defaults: Defaults) -> SwitchOrder:
     body = _typed(await _document(request), SwitchBody)
     order = _order(request, "switch", Colour.named(body.to), body, by, defaults)
-    return msgspec.structs.replace(order, expect_release=body.expect_release or "")
+    return msgspec.structs.replace(order, expect_release=_text(body.expect_release or "", "expect_release"))
 
 
 async def rollback_order(request: web.Request, *, by: str, defaults: Defaults) -> SwitchOrder:
@@ -151,12 +151,12 @@ def _colour(text: str) -> Colour:
         raise BadRequest(f"'to': {error}") from None
 
 
-def _text(value: str) -> str:
+def _text(value: str, key: str = "reason") -> str:
     """JSON can name half of a character (\\ud800); neither the state file nor an answer could hold it."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise BadRequest(f"'reason': character {error.start} is half of a surrogate pair") from None
+        raise BadRequest(f"{key!r}: character {error.start} is half of a surrogate pair") from None
     return value
 
 

@@ -33,6 +33,7 @@ JSON = {"Content-Type": "application/json"}
         (b'{"to": "green", "timeout": 1e300}', "'timeout'"),
         (b'{"to": "green", "reason": null}', "'reason'"),
         (b'{"to": "green", "reason": "x\\ud800"}', "'reason'"),
+        (b'{"to": "green", "expect_release": "x\\ud800"}', "'expect_release'"),
         (b'{"to": "green", "target": "x"}', "'target'"),
         (b'{"to": "green", "to": "blue"}', "'to' is given twice"),
         (b'{"to": "green", "timeout": NaN}', "NaN"),
