@@ -44,12 +44,14 @@ class Fence:
         timeout_s: float,
         policy: str,
         ack_timeout_s: float,
+        is_ending: Callable[[], bool],
     ) -> None:
         self._segment, self._gate, self._workers, self._silence = segment, gate, workers, silence
         self._old = old
         self._writes_only = mode == "fence-writes"
         self._hold = HOLD_OF[mode]
         self._timeout_s, self._policy, self._ack_timeout_s = timeout_s, policy, ack_timeout_s
+        self._is_ending = is_ending
         self._closed_at = 0.0
         self.held_s = 0.0
         self.held = 0  # requests
@@ -85,11 +87,14 @@ class Fence:
         return Event.DEATH_NOT_CONFIRMED
 
     async def await_empty(self) -> Event:
-        if await self._is_empty_within(self._timeout_s):
+        if await self._is_empty_within(self._timeout_s, self._is_ending):
             return Event.OLD_COLOUR_EMPTY
+        if self._is_ending():  # and its own patience counts from now on
+            self._take_back("when the proxy was told to end")
+            return Event.FENCE_TIMED_OUT
         if self._policy == "cut":
             return Event.CUT_WANTED
-        self._time_out("and [switch] fence_policy, or the request, says abort")
+        self._take_back("and [switch] fence_policy, or the request, says abort")
         return Event.FENCE_TIMED_OUT
 
     async def cut_the_rest(self) -> Event:
@@ -104,7 +109,7 @@ class Fence:
         )
         if all(deaths) and await self._is_empty_within(self._ack_timeout_s):
             return Event.OLD_COLOUR_EMPTY
-        self._time_out("and could not be cut")
+        self._take_back("and could not be cut")
         return Event.FENCE_TIMED_OUT
 
     async def reopen(self) -> Event:
@@ -118,8 +123,8 @@ class Fence:
         self.held_s = time.perf_counter() - self._closed_at
         self.held = drain.held_ever(self._segment.slots) - self._held_before
 
-    async def _is_empty_within(self, timeout_s: float) -> bool:
-        outcome = await drain.until(lambda: not self._left(), timeout_s, every_s=drain.LOOK_OFTEN_S)
+    async def _is_empty_within(self, timeout_s: float, given_up: Callable[[], bool] = lambda: False) -> bool:
+        outcome = await drain.until(lambda: not self._left(), timeout_s, given_up, every_s=drain.LOOK_OFTEN_S)
         return outcome is drain.Outcome.EMPTY
 
     def _left(self) -> int:
@@ -130,11 +135,13 @@ class Fence:
         left = drain.remaining((self._segment.slots[number],), self._old)
         return left.writes if self._writes_only else left.requests
 
-    def _time_out(self, why: str) -> None:
+    def _take_back(self, why: str) -> None:
         left, what = self._left(), "unsafe requests" if self._writes_only else "requests"
+        waited_s = min(self._timeout_s, time.perf_counter() - self._closed_at)
+        then = f"{self._gate.state} goes on" if self._gate.state else "it has served what was held"
         self.error = FenceTimedOut(
-            f"after {self._timeout_s:g} s {left} {what} still ran on {self._old.label} {why}: the switch was "
-            f"taken back, {self._old.label} is live and has served what was held",
+            f"after {waited_s:.3g} s {left} {what} still ran on {self._old.label} {why}: the switch was taken back, "
+            f"{self._old.label} is live, and {then}",
             hint="give it longer (--fence-timeout), cut what is slow (--fence-policy cut), or use --mode instant",
             extra={"live": self._old.label, "remaining": {"requests": left}},
         )

@@ -13,7 +13,8 @@ from bgproxy.controlplane import drain
 from bgproxy.controlplane.orders import GateOrder, GateReport
 from bgproxy.controlplane.silence import Silence
 from bgproxy.core.journal import GateSet
-from bgproxy.errors import DrainTimedOut, GateConflict, StoreUnavailable, WorkersDidNotAcknowledge
+from bgproxy.core.model import COLOURS
+from bgproxy.errors import DrainTimedOut, GateConflict, StaleEpoch, StoreUnavailable, WorkersDidNotAcknowledge
 from bgproxy.shm.live_pointer import Hold
 
 if TYPE_CHECKING:
@@ -99,18 +100,15 @@ class GateChange:
         if order.wait == "drained":
             started = time.perf_counter()
             timeout_s = tools.drain_timeout_s if order.timeout_s is None else order.timeout_s
-            outcome = await drain.until_empty(
-                tools.segment.slots, live.colour, timeout_s, lambda: tools.segment.live.load() != live
+            standing = tools.gate.standing
+            outcome = await drain.until(
+                lambda: not self._in_flight(), timeout_s, lambda: tools.gate.standing is not standing
             )
             drain_s = time.perf_counter() - started
-            left = drain.remaining(tools.segment.slots, live.colour)
             if outcome is drain.Outcome.TIMED_OUT:
-                raise DrainTimedOut(
-                    f"{order.kind} is in force, but after {drain_s:.1f} s {left.requests} requests still run on "
-                    f"{live.colour.label}",
-                    hint="they go on undisturbed; look at bgproxy status",
-                    extra={"state": tools.gate.state, "remaining": {"requests": left.requests}},
-                )
+                raise self._not_drained(drain_s)
+            if outcome is drain.Outcome.OVERTAKEN:
+                raise self._overtaken()
         return GateReport(
             changed=self._changed,
             kind=order.kind,
@@ -123,9 +121,32 @@ class GateChange:
             durable=tools.journal.durable,
             acked_s=self._acked_s,
             drain_s=drain_s,
-            in_flight=drain.remaining(tools.segment.slots, live.colour).requests,
+            in_flight=self._in_flight(),
             replaced_workers=tuple(self._silence.replaced),
             undo=UNDO[order.kind],
+        )
+
+    def _in_flight(self) -> int:
+        """On both colours: after a switch what began before it still runs on the one that was left."""
+        return sum(drain.remaining(self._tools.segment.slots, colour).requests for colour in COLOURS)
+
+    def _not_drained(self, waited_s: float) -> DrainTimedOut:
+        slots, gate = self._tools.segment.slots, self._tools.gate
+        left = {colour: drain.remaining(slots, colour).requests for colour in COLOURS}
+        where = " and ".join(colour.label for colour in COLOURS if left[colour])
+        return DrainTimedOut(
+            f"{self._order.kind} is in force, but after {waited_s:.1f} s {sum(left.values())} requests still run"
+            + (f" on {where}" if where else ""),
+            hint="they go on undisturbed; look at bgproxy status",
+            extra={"state": gate.state, "remaining": {"requests": sum(left.values())}},
+        )
+
+    def _overtaken(self) -> StaleEpoch:
+        live, state = self._tools.segment.live.load(), self._tools.gate.state or "open"
+        return StaleEpoch(
+            f"{self._order.kind} was done, but the state is {state!r} by now, and requests were in flight until then",
+            hint="the log says who changed it (gate_changed); look at bgproxy status and decide again",
+            extra={"epoch": live.epoch, "live": live.colour.label, "state": state},
         )
 
     async def _write(self, to: Hold) -> None:

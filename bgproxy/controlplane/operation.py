@@ -46,7 +46,8 @@ UNDO = "bgproxy rollback"
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What an operation works with. `announce(colour, forced)` prepares the health board just before the word moves;
-    `verdicts(to, kind)` evaluates the gates as things are now. Times in seconds."""
+    `verdicts(to, kind)` evaluates the gates as things are now; `is_ending()` where this process was told to end. Times
+    in seconds."""
 
     segment: Segment
     journal: Journal
@@ -60,6 +61,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: float
     fence_timeout_s: float
     fence_policy: FencePolicy
+    is_ending: Callable[[], bool]
 
 
 class Operation:
@@ -111,6 +113,10 @@ class Operation:
             while action is not None:
                 action = self.protocol.step(await perform[action]())
                 self._phase_changed(self)
+        except Exception:
+            if self._fence is not None:  # nobody else would end its hold
+                await self.tools.gate.release(self.tools.ack_timeout_s)
+            raise
         finally:
             # Also after a fault of ours: what is certain not to have happened must not be completed by a restart.
             if not self.protocol.word_may_have_moved:
@@ -229,6 +235,7 @@ class Operation:
             timeout_s=tools.fence_timeout_s if order.fence_timeout_s is None else order.fence_timeout_s,
             policy=order.fence_policy or tools.fence_policy,
             ack_timeout_s=tools.ack_timeout_s,
+            is_ending=tools.is_ending,
         )
 
     def _tell_of_abort(self) -> None:
@@ -240,6 +247,11 @@ class Operation:
             held_s=round(self._fence.held_s, 6),
             error=self._error.detail if self._error else "",
         )
+
+    @property
+    def held_s(self) -> float | None:
+        """How long its fence held requests; None without one."""
+        return self._fence.held_s if self._fence else None
 
     def _hold_facts(self) -> dict[str, Any]:
         return {} if self._fence is None else {"held_s": round(self._fence.held_s, 6), "cut": self._fence.cut}
@@ -262,7 +274,7 @@ class Operation:
             reason=self.order.reason,
             mode=self.order.mode,
             forced=bool(self.overridden),
-            held_s=self._fence.held_s if self._fence else None,
+            held_s=self.held_s,
             held=self._fence.held if self._fence else 0,
             cut=self._fence.cut if self._fence else 0,
             streams=self.order.streams,

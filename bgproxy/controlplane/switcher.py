@@ -82,6 +82,7 @@ class Switcher:
             drain_timeout_s=drain_timeout_s,
             fence_timeout_s=fence_timeout_s,
             fence_policy=fence_policy,
+            is_ending=lambda: self._closed,
         )
 
     def configure(
@@ -222,7 +223,7 @@ class Switcher:
         self._note(op.epoch, result="not_acknowledged")
 
     def _acknowledged(self, op: Operation) -> asyncio.Task[Outcome]:
-        self._note(op.epoch, result="acknowledged", acked_s=op.acked_s)
+        self._note(op.epoch, result="acknowledged", acked_s=op.acked_s, held_s=op.held_s)
         self._drain = asyncio.get_running_loop().create_task(self._watch(op))
         return self._drain
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from bgproxy.controlplane.drain import Remaining
+from bgproxy.controlplane.fence import Fence
 from bgproxy.controlplane.worker_process import WorkerProcess
 from bgproxy.core.model import BLUE, GREEN
 from bgproxy.errors import FenceTimedOut, StoreUnavailable, WorkersDidNotAcknowledge
@@ -70,6 +71,38 @@ async def test_a_fence_that_does_not_become_empty_is_taken_back(bench):
     assert bench.emit.of("fence_taken_back")[0]["to"] == "green"
     bench.busy_with(BLUE, 0)
     assert (await bench.fence()).epoch == 1, "an epoch that nobody saw is used again"
+
+
+async def test_a_fence_does_not_delay_the_end_of_the_proxy(bench):
+    bench.busy_with(BLUE, 1)
+    switching = asyncio.create_task(bench.fence(fence_policy="cut"))
+    await eventually(lambda: live(bench).hold is Hold.ALL, "the hold")
+    await bench.switcher.close()
+    with pytest.raises(FenceTimedOut, match=r"1 requests still ran on blue when the proxy was told to end: .* is live"):
+        await switching
+    assert live(bench) == Live(0, BLUE)
+    assert bench.on_disk().epoch == 0
+
+
+@pytest.mark.parametrize("action", ["close", "await_empty", "cut_the_rest"])
+async def test_a_fault_of_ours_does_not_leave_everybody_held(bench, monkeypatch, action):
+    async def broken(self):
+        await self._gate.hold(self._hold, PATIENCE_S)
+        raise RuntimeError("bug")
+
+    bench.busy_with(BLUE, 1)
+    monkeypatch.setattr(Fence, action, broken)
+    with pytest.raises(RuntimeError, match="bug"):
+        await bench.fence(fence_timeout_s=0.02, fence_policy="cut")
+    monkeypatch.undo()
+    assert live(bench) == Live(0, BLUE)
+    await eventually(lambda: bench.journal.health["pending"] == 0, "its outcome")
+    assert (bench.on_disk().epoch, bench.on_disk().history[-1].result) == (0, "aborted")
+
+
+async def test_how_long_requests_were_held_is_told_of_the_last_switch(bench):
+    report = await bench.fence()
+    assert bench.switcher.last_switch["held_s"] == report.held_s > 0
 
 
 async def test_what_is_left_is_cut_where_the_policy_says_so(bench):

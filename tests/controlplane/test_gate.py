@@ -7,7 +7,7 @@ import pytest
 
 from bgproxy.controlplane.worker_process import WorkerProcess
 from bgproxy.core.model import BLUE, GREEN
-from bgproxy.errors import DrainTimedOut, GateConflict, SwitchInProgress, WorkersDidNotAcknowledge
+from bgproxy.errors import DrainTimedOut, GateConflict, StaleEpoch, SwitchInProgress, WorkersDidNotAcknowledge
 from bgproxy.shm.live_pointer import Hold, Live
 from tests.support.proxies import eventually
 
@@ -41,6 +41,36 @@ async def test_a_pause_that_does_not_drain_says_so_and_stays(bench):
     with pytest.raises(DrainTimedOut, match=r"pause is in force, but after 0\.\d s 2 requests still run on blue"):
         await bench.change_gate("pause", wait="drained", timeout_s=0.02)
     assert bench.switcher.state == "paused"
+
+
+async def test_a_pause_waits_for_what_a_switch_left_behind_too(bench):
+    bench.busy_with(BLUE, 1)
+    await bench.switch()
+    with pytest.raises(DrainTimedOut, match=r"pause is in force, but .* 1 requests still run on blue") as caught:
+        await bench.change_gate("pause", wait="drained", timeout_s=0.02)
+    assert caught.value.extra["remaining"] == {"requests": 1}
+    assert (await bench.change_gate("pause")).in_flight == 1
+    bench.busy_with(BLUE, 0)
+    assert (await bench.change_gate("pause", wait="drained")).in_flight == 0
+
+
+async def test_a_pause_that_somebody_ends_is_not_taken_for_drained(bench):
+    bench.busy_with(BLUE, 1)
+    pausing = asyncio.create_task(bench.change_gate("pause", wait="drained"))
+    await eventually(lambda: bench.switcher.state == "paused", "the pause")
+    await bench.change_gate("resume")
+    with pytest.raises(StaleEpoch, match="pause was done, but the state is 'open' by now") as caught:
+        await pausing
+    assert caught.value.extra == {"epoch": 0, "live": "blue", "state": "open"}
+
+
+async def test_a_switch_during_a_pause_does_not_end_its_wait(bench):
+    bench.busy_with(BLUE, 1)
+    pausing = asyncio.create_task(bench.change_gate("pause", wait="drained"))
+    await eventually(lambda: bench.switcher.state == "paused", "the pause")
+    await bench.switch()
+    bench.busy_with(BLUE, 0)
+    assert (await pausing).in_flight == 0
 
 
 @pytest.mark.parametrize("mode", ["instant", "fence"])
