@@ -5,6 +5,7 @@ And the same with builds that are broken on purpose, which the check has to find
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -149,3 +150,45 @@ def test_a_build_that_is_broken_on_purpose_is_found(
     one, other = violation["records"]
     assert one["colour"] != other["colour"]
     assert one["end_ns"] > other["dispatch_ns"] if check == "C3" else one["arrive_ns"] > other["end_ns"]
+
+
+# Between the decision and the word, in the supervisor only, and once.
+DIES_BEFORE_THE_WORD_MOVES = """
+import os, pathlib, signal, sys
+if "bgproxy.worker" not in " ".join(sys.orig_argv):
+    from bgproxy.controlplane.gate import Gate
+    move = Gate.move
+    def die_once(self, epoch, colour):
+        died = pathlib.Path(__file__).with_name("died")
+        if died.exists():
+            return move(self, epoch, colour)
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    Gate.move = die_once
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", ["instant", "fence"])
+def test_a_supervisor_that_dies_between_the_decision_and_the_word_leaves_no_two_epochs_beside_each_other(
+    house: Callable[..., Proxy], tmp_path: Path, mode: str
+) -> None:
+    proxy = house(DIES_BEFORE_THE_WORD_MOVES)
+    traffic = Traffic(proxy.port, seed=3)
+    operator = Operator(proxy.addresses["admin"], seed=3)
+
+    async def work() -> None:
+        await traffic.more(20)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            async with operator:
+                await operator.move(mode=mode)
+        await asyncio.to_thread(proxy.process.wait)
+        await traffic.more(20)  # on workers that are alone
+        await asyncio.to_thread(proxy.start_again)
+        await traffic.more(60)
+
+    traffic.run(work)
+    assert (tmp_path / "died").exists()
+    assert proxy.end() == 0
+    document = verified(proxy, tmp_path)
+    assert document["verdict"] == "proved", document["violations"]
