@@ -12,8 +12,8 @@ settings.register_profile("bgproxy", deadline=None, suppress_health_check=[Healt
 settings.load_profile("bgproxy")
 
 
-# Containers like to forbid bytecode. Here every assert is rewritten and hundreds of Python processes are started: what was
-# compiled once is kept, for this process, for the workers of xdist, and for what the tests start.
+# Containers like to forbid bytecode. Here every assert is rewritten and hundreds of Python processes are started: what
+# was compiled once is kept, for this process, for the workers of xdist, and for what the tests start.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
