@@ -44,7 +44,7 @@ from bgproxy.controlplane.prober import Prober
 from bgproxy.controlplane.records import Records
 from bgproxy.controlplane.recovery import foresee, recover, succeed
 from bgproxy.controlplane.reload import Reload
-from bgproxy.controlplane.running import Running
+from bgproxy.controlplane.running import Running, describe
 from bgproxy.controlplane.sampler import Sampler
 from bgproxy.controlplane.state_lock import StateLock, prepare_directory
 from bgproxy.controlplane.status import Facts, Status
@@ -252,22 +252,6 @@ async def _start(
         timeout_s=config.switch.drain_timeout,
     )
     stack.callback(drains.close)
-    upgrade = Upgrade(
-        directory,
-        program,
-        lock=lock,
-        sockets=lambda: Bequest((*listeners.bequest.heirlooms, *doors.bequest.heirlooms)),
-        gate=gate,
-        switcher=switcher,
-        orphans=orphans,
-        records=records,
-        journal=journal,
-        emit=events.emit,
-        notifier=notifier,
-        resume=lambda: supervisor.resume(),  # noqa: PLW0108  there will be one
-        handed_over=patience.asked_to_stop.set,
-        timeout_s=config.server.timeouts.upgrade,
-    )
     tables = PoolTables(
         config,
         pools,
@@ -279,6 +263,23 @@ async def _start(
         is_switching=lambda: switcher.is_busy,
         settings=lambda wanted: wanted.worker_settings(tls_port=listeners.tls_port),
         emit=events.emit,
+    )
+    upgrade = Upgrade(
+        directory,
+        program,
+        lock=lock,
+        sockets=lambda: Bequest((*listeners.bequest.heirlooms, *doors.bequest.heirlooms)),
+        gate=gate,
+        switcher=switcher,
+        orphans=orphans,
+        records=records,
+        journal=journal,
+        tables=tables,
+        emit=events.emit,
+        notifier=notifier,
+        resume=lambda: supervisor.resume(),  # noqa: PLW0108  there will be one
+        handed_over=patience.asked_to_stop.set,
+        timeout_s=config.server.timeouts.upgrade,
     )
     status = Status(
         _facts(tables), segment, prober, workers, switcher, sampler, tls=certificates.report, journal=journal
@@ -299,7 +300,16 @@ async def _start(
 
     tables.adopted = adopted
     changes = PoolChanges(tables, segment, prober, orphans, emit=events.emit)
-    reload = Reload(reread, tables, segment, certificates, applied=reloaded, emit=events.emit)
+    reload = Reload(
+        reread,
+        tables,
+        segment,
+        certificates,
+        applied=reloaded,
+        emit=events.emit,
+        notifier=notifier,
+        describe=lambda: describe(segment, workers),
+    )
     metrics.reloads = reload.results
     stack.push_async_callback(changes.close)
     stack.push_async_callback(reload.close)

@@ -79,7 +79,7 @@ class PoolChanges:
 
     async def _set(self, order: SetOrder) -> PoolReport:
         colour, at = order.colour, self._now()
-        async with self._tables.lock:
+        async with self._tables.one_change():
             self._tables.check_epoch(order.if_epoch)
             self._check_live(order)
             before = self._tables.table.pool(colour)
@@ -154,7 +154,7 @@ class PoolChanges:
     async def _drain(self, order: DrainOrder) -> PoolReport:
         colour, at = order.colour, self._now()
         started = time.perf_counter()
-        async with self._tables.lock:
+        async with self._tables.one_change():
             self._tables.check_epoch(order.if_epoch)
             upstream = self._find(colour, order.upstream)
             changed = upstream.drained == order.enable

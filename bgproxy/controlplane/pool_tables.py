@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from bgproxy.shm.health_board import UPSTREAM_ROWS
 from bgproxy.tls.upstream import client_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from bgproxy.config import Config
     from bgproxy.controlplane.events import Emit
@@ -63,11 +64,36 @@ class PoolTables:
     ) -> None:
         self.config, self.standing, self.table = config, standing, table
         self.adopted: Callable[[], None] = lambda: None
-        self.lock = asyncio.Lock()  # one change at a time, reloads among them
+        self._lock = asyncio.Lock()
+        self._is_upgrading = False
         self._persisted, self._segment, self._prober = persisted, segment, prober
         self._workers, self._is_switching = workers, is_switching
         self._settings, self._emit = settings, emit
         self._held: tuple[set[int], set[int]] = (set(), set())
+
+    @asynccontextmanager
+    async def one_change(self) -> AsyncIterator[None]:
+        """One at a time, reloads among them; SwitchInProgress where the whole program is about to be another."""
+        async with self._lock:
+            if self._is_upgrading:
+                raise SwitchInProgress(
+                    "an upgrade is running; nothing was changed", hint="repeat it when that one has ended"
+                )
+            yield
+
+    def hold_for_upgrade(self) -> Callable[[], None]:
+        """No change until the returned function is called: the new program starts with what is there now.
+        SwitchInProgress where one is running."""
+        if self._lock.locked():
+            raise SwitchInProgress(
+                "a pool change or a reload is running; nothing was changed", hint="repeat it when that one has ended"
+            )
+        self._is_upgrading = True
+
+        def release() -> None:
+            self._is_upgrading = False
+
+        return release
 
     async def change(
         self,
@@ -78,7 +104,7 @@ class PoolTables:
         config: Config | None = None,
         commit: Callable[[], None] = lambda: None,
     ) -> None:
-        """With the lock held. `check` is asked in the last moment, and may raise; `commit` is called once there is no
+        """Within `one_change`. `check` is asked in the last moment, and may raise; `commit` is called once there is no
         way back. With a `config` its settings for workers and probes are used from then on."""
         config = config or self.config
         try:

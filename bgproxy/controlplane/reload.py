@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,14 @@ from bgproxy.controlplane.pool_tables import probe_of
 from bgproxy.errors import ConfigError, ConfigurationRefused, ControlError, NothingToReload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bgproxy.config import Config
     from bgproxy.config.certificates import Loaded
     from bgproxy.controlplane.certificates import Certificates
     from bgproxy.controlplane.events import Emit
     from bgproxy.controlplane.pool_tables import PoolTables
+    from bgproxy.controlplane.systemd import Notifier
     from bgproxy.core.model import PoolTable
     from bgproxy.shm.segment import Segment
 
@@ -48,7 +50,7 @@ class ReloadReport(msgspec.Struct, frozen=True, kw_only=True):
 
 class Reload:
     """`reread` reads the same file with the same flags and environment, None where there is no file. `applied` is told
-    the configuration from which it is in use."""
+    the configuration from which it is in use, `notifier` that it is being read, and then what `describe` says."""
 
     def __init__(
         self,
@@ -59,9 +61,12 @@ class Reload:
         *,
         applied: Callable[[Config], None],
         emit: Emit,
+        notifier: Notifier,
+        describe: Callable[[], str],
     ) -> None:
         self._reread, self._tables, self._segment = reread, tables, segment
         self._certificates, self._applied, self._emit = certificates, applied, emit
+        self._notifier, self._describe = notifier, describe
         self.results = {"ok": 0, "refused": 0}
         self._tasks: set[asyncio.Task[ReloadReport]] = set()
 
@@ -98,8 +103,9 @@ class Reload:
 
     async def _counted(self, by: str) -> ReloadReport:
         try:
-            async with self._tables.lock:
-                report = await self._execute(by)
+            async with self._tables.one_change():
+                with self._announced():
+                    report = await self._execute(by)
         except ControlError as error:
             self.results["refused"] += 1
             self._emit("reload_refused", by=by, problems=error.extra.get("problems") or [error.detail])
@@ -109,6 +115,14 @@ class Reload:
         if report.needs_restart:
             self._emit("reload_needs_restart", keys=[_said(each) for each in report.needs_restart])
         return report
+
+    @contextmanager
+    def _announced(self) -> Iterator[None]:
+        self._notifier.reloading("reading the configuration again")
+        try:
+            yield
+        finally:
+            self._notifier.ready(self._describe())
 
     async def _execute(self, by: str) -> ReloadReport:
         running = self._tables.config

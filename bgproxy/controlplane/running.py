@@ -61,8 +61,10 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
         if self.takeover is not None:
             self.takeover.publish()
         self.events.emit("ready", **self.addresses)
-        self.notifier.ready(self.describe())
-        self.events.listen(lambda event, _: self.notifier.status(self.describe()) if event == "cut_over" else None)
+        self.notifier.ready(describe(self.segment, self.workers))
+        self.events.listen(
+            lambda event, _: self.notifier.status(describe(self.segment, self.workers)) if event == "cut_over" else None
+        )
         self.notifier.watch(lambda: any(worker.ready for worker in self.workers.living()))
         ready(self.addresses)
         # Only now: until here the workers of an earlier supervisor were the only ones that surely served.
@@ -73,14 +75,10 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
         self.records.write_addresses(self.addresses)
         self.lock.sign()
 
-    def describe(self) -> str:
-        live = self.segment.live.load()
-        return f"{live.colour.label} is live, epoch {live.epoch}, {self.workers.ready} workers"
-
     def resume(self) -> None:
         """After an upgrade that failed."""
         self.claim()
-        self.notifier.ready(self.describe())
+        self.notifier.ready(describe(self.segment, self.workers))
         self.retire()
 
     def retire(self) -> None:
@@ -140,3 +138,9 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
         for task in self.retiring:
             task.cancel()
         await self.orphans.end_now()
+
+
+def describe(segment: Segment, workers: Workers) -> str:
+    """For a service manager."""
+    live = segment.live.load()
+    return f"{live.colour.label} is live, epoch {live.epoch}, {workers.ready} workers"

@@ -20,7 +20,7 @@ from bgproxy import __version__
 from bgproxy.controlplane import succession
 from bgproxy.controlplane.orphans import NEXT_WORKERS_FILE, read_record
 from bgproxy.controlplane.succession import Failed, Go, Hello, Prepared, Serving
-from bgproxy.errors import ControlError, StoreUnavailable, UpgradeFailed, UpgradeImpossible
+from bgproxy.errors import ControlError, StoreUnavailable, SwitchInProgress, UpgradeFailed, UpgradeImpossible
 from bgproxy.shm import bequest
 from bgproxy.shm.live_pointer import Hold
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.gate import Gate
     from bgproxy.controlplane.journal import Journal
     from bgproxy.controlplane.orphans import Orphans
+    from bgproxy.controlplane.pool_tables import PoolTables
     from bgproxy.controlplane.records import Records
     from bgproxy.controlplane.state_lock import StateLock
     from bgproxy.controlplane.succession import Message
@@ -148,6 +149,7 @@ class Upgrade:
         orphans: Orphans,
         records: Records,
         journal: Journal,
+        tables: PoolTables,
         emit: Emit,
         notifier: Notifier,
         resume: Callable[[], None],
@@ -156,7 +158,7 @@ class Upgrade:
     ) -> None:
         self._directory, self._program, self._lock, self._sockets = directory, program, lock, sockets
         self._gate, self._switcher, self._orphans, self._records = gate, switcher, orphans, records
-        self._journal = journal
+        self._journal, self._tables = journal, tables
         self._emit, self._notifier, self._resume, self._handed_over = emit, notifier, resume, handed_over
         self.timeout_s = timeout_s
         self._running: asyncio.Task[UpgradeReport] | None = None
@@ -186,10 +188,15 @@ class Upgrade:
                 "requests are paused, and those that wait could not move; nothing was changed",
                 hint="bgproxy resume, and then again",
             )
-        release = self._switcher.hold_for("upgrade", by, give_way=lambda: self.cancel("a rollback was ordered"))
+        release_pools = self._tables.hold_for_upgrade()
+        try:
+            release = self._switcher.hold_for("upgrade", by, give_way=lambda: self.cancel("a rollback was ordered"))
+        except SwitchInProgress:
+            release_pools()
+            raise
         self._why_cancelled, self._is_decided = "", False
         self._running = asyncio.get_running_loop().create_task(self._run(by, timeout_s or self.timeout_s))
-        self._running.add_done_callback(lambda _: release())
+        self._running.add_done_callback(lambda _: (release(), release_pools()))
         return await asyncio.shield(self._running)  # it goes on, even where the client that ordered it is gone
 
     async def cancel(self, why: str) -> None:

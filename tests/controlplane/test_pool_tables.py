@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bgproxy.config import load
@@ -7,7 +9,7 @@ from bgproxy.controlplane import pool_tables
 from bgproxy.controlplane.pool_orders import SetOrder
 from bgproxy.core.gates import TABLE_ACKNOWLEDGED, PoolView, Snapshot, evaluate
 from bgproxy.core.model import BLUE, GREEN
-from bgproxy.errors import WorkersDidNotAcknowledge
+from bgproxy.errors import SwitchInProgress, WorkersDidNotAcknowledge
 from tests.support.pool_bench import PoolBench
 from tests.support.proxies import eventually
 
@@ -40,6 +42,44 @@ async def test_a_worker_that_does_not_take_a_table_is_killed_and_its_replacement
     (killed,) = bench.emit.of("worker_killed")
     assert (killed["worker"], killed["reason"]) == (1, "did not take pool table 2 within 0.3 s")
     await eventually(lambda: [view.table_version for view in bench.workers.views()] == [2, 2], "the replacement")
+
+
+async def test_a_change_and_an_upgrade_refuse_each_other(make):
+    bench = await make()
+    changing = asyncio.create_task(bench.changes.set(setting(4)))
+    second = asyncio.create_task(bench.changes.set(setting(4)))
+    await eventually(lambda: bench.prober._considered is not None, "the wait for a verdict")
+    with pytest.raises(SwitchInProgress, match="a pool change or a reload is running"):
+        bench.tables.hold_for_upgrade()
+    bench.found[4] = ""
+    assert (await changing).changed
+    await second
+    release = bench.tables.hold_for_upgrade()
+    with pytest.raises(SwitchInProgress, match="an upgrade is running"):
+        await bench.changes.set(setting(3))
+    assert bench.ids(GREEN) == ["127.0.0.1:4"]
+    release()
+    assert (await bench.changes.set(setting(3))).changed
+
+
+async def test_who_waits_for_his_turn_does_not_get_it_once_an_upgrade_has_begun(make):
+    bench = await make()
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def change() -> None:
+        async with bench.tables.one_change():
+            entered.set()
+            await leave.wait()
+        bench.tables.hold_for_upgrade()
+
+    first = asyncio.create_task(change())
+    await entered.wait()
+    second = asyncio.create_task(change())
+    await asyncio.sleep(0)
+    leave.set()
+    await first
+    with pytest.raises(SwitchInProgress):
+        await second
 
 
 async def test_one_that_cannot_be_killed_is_told_and_no_row_of_its_table_is_given_to_others(make, monkeypatch):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,12 +20,21 @@ class Bench(PoolBench):
     def __init__(self, directory, monkeypatch) -> None:
         super().__init__(directory, monkeypatch)
         monkeypatch.setattr(module, "probe_of", lambda config, table: self.probe)
-        self.applied = []
+        self.applied, self.told = [], []
         self.certificates = Certificates(Tls(), emit=self.emit)
         self.reload = self.reload_with(self.read)
 
     def reload_with(self, reread) -> Reload:
-        return Reload(reread, self.tables, self.segment, self.certificates, applied=self.applied.append, emit=self.emit)
+        return Reload(
+            reread,
+            self.tables,
+            self.segment,
+            self.certificates,
+            applied=self.applied.append,
+            emit=self.emit,
+            notifier=SimpleNamespace(reloading=self.told.append, ready=self.told.append),  # type: ignore[arg-type]
+            describe=lambda: "as it is",
+        )
 
     def replace(self, old: str, new: str) -> None:
         text = self.file.read_text()
@@ -58,6 +68,7 @@ async def test_all_of_it_is_in_use_before_the_answer(bench):
     (said,) = bench.emit.of("reloaded")
     assert "pools.green.upstreams: [127.0.0.1:3] → [127.0.0.1:4]" in said["changed"]
     assert len(bench.emit.of("reload_needs_restart")) == 1
+    assert bench.told == ["reading the configuration again", "as it is"]
 
 
 async def test_a_file_with_problems_changes_nothing(bench):
@@ -67,6 +78,7 @@ async def test_a_file_with_problems_changes_nothing(bench):
     assert len(refused.value.extra["problems"]) == 2
     assert bench.is_untouched()
     assert (bench.applied, bench.reload.results) == ([], {"ok": 0, "refused": 1})
+    assert bench.told == ["reading the configuration again", "as it is"], "a service manager does not wait for ever"
     assert bench.emit.of("reload_refused")[0]["problems"] == refused.value.extra["problems"]
 
 

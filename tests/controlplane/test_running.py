@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bgproxy.controlplane.running import Running
+from bgproxy.controlplane.running import Running, describe
 from bgproxy.core.model import GREEN
 from bgproxy.errors import UpgradeImpossible
 from tests.support.proxies import eventually
@@ -106,7 +106,7 @@ async def test_a_signal_for_an_upgrade_that_cannot_be_is_told(house):
 
 
 def test_it_describes_itself(house):
-    assert house.running.describe() == "green is live, epoch 7, 2 workers"
+    assert describe(house.running.segment, house.running.workers) == "green is live, epoch 7, 2 workers"
 
 
 async def test_at_the_end_nobody_is_let_in_any_more(house):

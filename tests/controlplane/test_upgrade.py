@@ -12,7 +12,7 @@ import pytest
 
 from bgproxy.controlplane import upgrade as module
 from bgproxy.controlplane.upgrade import Program, Upgrade
-from bgproxy.errors import StoreUnavailable, UpgradeFailed, UpgradeImpossible
+from bgproxy.errors import StoreUnavailable, SwitchInProgress, UpgradeFailed, UpgradeImpossible
 from bgproxy.shm.bequest import Bequest
 from bgproxy.shm.live_pointer import Hold
 from tests.support.proxies import Recorder, eventually
@@ -67,6 +67,7 @@ class House:
     def __init__(self, directory, script: str, *, executable: str = sys.executable) -> None:
         self.emit = Recorder()
         self.said: list[str] = []
+        self.changing = self.switching = self.are_pools_held = False
         self.journal = Written(self.said)
         self.lock_fd = os.open(os.devnull, os.O_RDONLY)
         self.gate = SimpleNamespace(standing=Hold.OPEN)
@@ -80,6 +81,7 @@ class House:
             orphans=SimpleNamespace(adopt=lambda _: None, living=list),  # type: ignore[arg-type]
             records=self,  # type: ignore[arg-type]
             journal=self.journal,  # type: ignore[arg-type]
+            tables=SimpleNamespace(hold_for_upgrade=self.hold_pools),  # type: ignore[arg-type]
             emit=self.emit,
             notifier=SimpleNamespace(  # type: ignore[arg-type]
                 reloading=lambda _: self.said.append("reloading"), main_pid=lambda _: self.said.append("main pid")
@@ -90,9 +92,21 @@ class House:
         )
 
     def hold_for(self, kind: str, by: str, *, give_way: Any):
+        if self.switching:
+            raise SwitchInProgress("a switch is running")
         self.said.append("held")
         self.give_way = give_way
         return lambda: self.said.append("released")
+
+    def hold_pools(self):
+        if self.changing:
+            raise SwitchInProgress("a reload is running")
+        self.are_pools_held = True
+
+        def release() -> None:
+            self.are_pools_held = False
+
+        return release
 
     def own_workers(self) -> tuple[()]:
         return ()
@@ -119,6 +133,16 @@ def house(tmp_path):
 
 async def released(house: House) -> None:
     await eventually(lambda: "released" in house.said, "the release")
+    assert not house.are_pools_held
+
+
+@pytest.mark.parametrize("what", ["changing", "switching"])
+async def test_while_something_else_is_changed_there_is_none(house, what):
+    here = house("")
+    setattr(here, what, True)
+    with pytest.raises(SwitchInProgress):
+        await here.upgrade.execute("me")
+    assert (here.said, here.are_pools_held) == ([], False)
 
 
 async def test_one_that_serves_takes_over(house):
@@ -194,6 +218,7 @@ async def test_once_it_is_decided_a_rollback_waits_for_the_new_one(house):
     here = house("say(Prepared('2.0'))\n" + GO_ON + "time.sleep(0.3); say(Serving())\n")
     ordered = asyncio.create_task(here.upgrade.execute("me"))
     await eventually(lambda: "main pid" in here.said, "the decision")
+    assert here.are_pools_held
     await here.give_way()
     report = await ordered
     assert here.upgrade.is_done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -84,6 +85,11 @@ def test_a_service_manager_is_told_of_ready_switch_upgrade_watchdog_and_end(
     eventually(lambda: manager.has_heard("WATCHDOG=1"), "a sign of life")
     proxy.switch("green")
     eventually(lambda: manager.has_heard("STATUS=green is live, epoch 1, 2 workers"), "the switch")
+    manager.heard.clear()
+    proxy.process.send_signal(signal.SIGHUP)
+    eventually(lambda: manager.has_heard("READY=1"), "the end of the reload")
+    assert manager.heard.index("RELOADING=1") < manager.heard.index("READY=1")
+    assert any(line.startswith("MONOTONIC_USEC=") for line in manager.heard)
     manager.heard.clear()
     assert proxy.post("/upgrade").ok
     assert proxy.follow() == 0
