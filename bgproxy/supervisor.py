@@ -36,7 +36,7 @@ from bgproxy.controlplane.orders import Defaults
 from bgproxy.controlplane.orphans import WORKERS_FILE, Orphans, read_record
 from bgproxy.controlplane.patience import Interrupted, Patience
 from bgproxy.controlplane.pool_changes import PoolChanges
-from bgproxy.controlplane.pool_record import PoolFile
+from bgproxy.controlplane.pool_record import FROM_CONFIGURATION, KeptPools, Note, recorded
 from bgproxy.controlplane.pool_tables import PoolTables, probe_of, say_overtaken
 from bgproxy.controlplane.pools import first_table
 from bgproxy.controlplane.pools import standing as standing_of
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
     from bgproxy.config import Config
     from bgproxy.controlplane.pools import Standing
+    from bgproxy.core.journal import State
 
 __all__ = ["run", "serve", "tell_predecessor"]
 
@@ -150,8 +151,8 @@ async def _start(
         state = await recover(journal, orphans, config.switch.initial, emit=events.emit)
     else:
         state = foresee(journal)
-    persisted = PoolFile(directory, in_thread=journal.in_thread)
-    pools = _stand(config, persisted, events)
+    persisted = KeptPools(journal)
+    pools = _stand(config, state, events)
     table = first_table(pools)
     make_the_most_of_descriptors(config.worker_settings(), table, emit=events.emit)
 
@@ -335,15 +336,26 @@ async def _start(
             f"{workers.ready} of {workers.configured} workers were ready within {WORKERS_READY_BOUND_S:g} s",
             hint="what the others said is above; start with --workers 1 to see one of them alone",
         )
-    if predecessor is not None:  # until here orders were for it to take, and so were its workers
+
+    def note_pools() -> None:
+        if pools.record != recorded(state):
+            persisted.note(pools.record, Note(what=FROM_CONFIGURATION))
+
+    if predecessor is None:
+        note_pools()
+    else:  # until here orders were for it to take, and so were its workers
         old = await predecessor.take_over(__version__)
         orphans.adopt(read_record(directory / WORKERS_FILE, emit=events.emit).workers if old is None else old)
-        predecessor.refuse_orders(until_serving=_refuse_orders(switcher))
+        take_orders = _refuse_orders(switcher)
+
+        def from_here_on() -> None:
+            note_pools()
+            take_orders()
+
+        predecessor.refuse_orders(until_serving=from_here_on)
         state = succeed(journal, state)
         admin = await open_admin(answers=Answers(kept_by(state), keep=keep_in(journal)))
         stack.push_async_callback(admin.close)
-    if pools.record != persisted.load_pools():  # until here the record was for a predecessor to go on with
-        await persisted.save_pools(pools.record)
     addresses = {
         "listen": listeners.plain_addresses,
         "tls": listeners.tls_addresses,
@@ -399,10 +411,10 @@ def _inherit(passed: Bequest, directory: Path, orphans: Orphans, events: Events)
     return Inherited(passed, *(inherit(directory, emit=events.emit) if orphans.pids() else ()))
 
 
-def _stand(config: Config, persisted: PoolFile, events: Events) -> Standing:
+def _stand(config: Config, state: State, events: Events) -> Standing:
     """The pools as configuration and record say. Where the configuration has other upstreams than when some were set at
     run time, it counts, and the record is over."""
-    found = standing_of(config, persisted.load_pools())
+    found = standing_of(config, recorded(state))
     for colour in found.overtaken:
         say_overtaken(colour, events.emit)
     return found

@@ -30,7 +30,7 @@ _ARCHIVE = re.compile(r"journal-(\d+)(?:-(\d+))?\.jsonl")
 @client_options
 @click.pass_context
 def history(context: click.Context, /, limit: int, **client: Any) -> int:
-    """List what was switched, by whom and why, and what came of it."""
+    """List what was switched, held and changed about the pools, by whom and why, and what came of it."""
     here = session(context, **client)
     return here.show(here.client.get(f"/history?limit={limit}"), lines)
 

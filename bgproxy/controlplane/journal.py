@@ -107,16 +107,16 @@ class Journal:
         await self._in_time(GateSet(maintenance=on, by=by, reason=reason), patience_s)
 
     async def save_pools(
-        self, document: Any, *, by: str = "", reason: str = "", patience_s: float = PATIENCE_S
+        self, document: Any, *, by: str = "", reason: str = "", detail: str = "", patience_s: float = PATIENCE_S
     ) -> None:
         """`document` is JSON of any shape; None goes back to the configuration."""
-        await self._in_time(PoolsSet(document=document, by=by, reason=reason), patience_s)
+        await self._in_time(PoolsSet(document=document, by=by, reason=reason, detail=detail), patience_s)
 
     # --- records that are written whatever happens ---
 
-    def conclude(self, outcome: Outcome) -> asyncio.Future[None]:
+    def conclude(self, record: Outcome | PoolsSet) -> asyncio.Future[None]:
         """Done once it is on disk. Never fails; need not be waited for."""
-        return self._queue_up(outcome)
+        return self._queue_up(record)
 
     def postpone(self, record: AnyRecord) -> asyncio.Future[None]:
         """What was done although it could not be written in time. Until it is on disk, `durable` is False."""

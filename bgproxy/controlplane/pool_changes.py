@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bgproxy.config.run_time import read_pool
 from bgproxy.controlplane import pools
 from bgproxy.controlplane.pool_orders import DEFAULT_TIMEOUT_S, DrainOrder, PoolReport, SetOrder
-from bgproxy.controlplane.pool_record import ChangedPool
+from bgproxy.controlplane.pool_record import ChangedPool, Note
 from bgproxy.controlplane.pool_tables import LOOK_EVERY_S
 from bgproxy.controlplane.sampler import gauge
 from bgproxy.core import gates
@@ -95,7 +95,8 @@ class PoolChanges:
                 self._tables.check_live_pool(table)
 
             try:
-                await self._tables.change(wanted, timeout_s=order.timeout_s, check=check)
+                note = Note(what=_in_words(colour, after), by=order.by, reason=order.reason)
+                await self._tables.change(wanted, timeout_s=order.timeout_s, check=check, note=note)
             except PoolRefused as error:
                 self._emit("pool_change_refused", colour=colour.label, by=order.by, reason=error.detail)
                 raise
@@ -188,7 +189,9 @@ class PoolChanges:
                 self._check_the_others(colour, upstream)
 
         try:
-            await self._tables.change(wanted, timeout_s=order.timeout_s or DEFAULT_TIMEOUT_S, check=check)
+            what = f"{colour.label}/{upstream.id} {'enabled' if order.enable else 'drained'}"
+            note = Note(what=what, by=order.by, reason=order.reason)
+            await self._tables.change(wanted, timeout_s=order.timeout_s or DEFAULT_TIMEOUT_S, check=check, note=note)
         except PoolRefused as error:
             self._emit("pool_change_refused", colour=colour.label, by=order.by, reason=error.detail)
             raise
@@ -293,6 +296,11 @@ class PoolChanges:
 
     def _now(self) -> str:
         return self._wall().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _in_words(colour: Colour, pool: Pool) -> str:
+    ids = ", ".join(each.id if each.weight == 1 else f"{each.id}={each.weight}" for each in pool.upstreams)
+    return f"{colour.label}: {ids}" + (f", release {pool.release}" if pool.release else "")
 
 
 def _same(before: Pool, after: Pool) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bgproxy.config import Config
     from bgproxy.controlplane.events import Emit
-    from bgproxy.controlplane.pool_record import Persisted
+    from bgproxy.controlplane.pool_record import KeptPools, Note
     from bgproxy.controlplane.pools import Standing
     from bgproxy.controlplane.prober import Probe, Prober
     from bgproxy.controlplane.workers import Workers
@@ -53,7 +53,7 @@ class PoolTables:
         config: Config,
         standing: Standing,
         table: PoolTable,
-        persisted: Persisted,
+        persisted: KeptPools,
         segment: Segment,
         prober: Prober,
         workers: Workers,
@@ -101,6 +101,7 @@ class PoolTables:
         *,
         timeout_s: float,
         check: Callable[[PoolTable], None],
+        note: Note,
         config: Config | None = None,
         commit: Callable[[], None] = lambda: None,
     ) -> None:
@@ -120,7 +121,7 @@ class PoolTables:
             # From here on the gates refuse a switch, until every worker has the table.
             self._workers.announce_table(table.version)
             if wanted.record != self.standing.record:
-                await self._persisted.save_pools(wanted.record)
+                await self._persisted.save_pools(wanted.record, note)
         except BaseException:
             self._workers.announce_table(self.table.version)
             self._prober.withdraw()

@@ -109,5 +109,5 @@ def _recorded(config: Config, colour: Colour, upstreams: list[dict[str, Any]], r
     except ConfigError as error:
         raise StateCorrupt(
             f"what was set at run time for {colour.label} is not usable: {error.detail}",
-            hint="move the record of the pools in the state directory away, and set them again",
+            hint=f"give [pools.{colour.label}] other upstreams or another release in the configuration: that counts",
         ) from None

@@ -16,6 +16,7 @@ import msgspec
 from bgproxy.config.changes import Change, differences, effective
 from bgproxy.controlplane import pools
 from bgproxy.controlplane.pool_orders import DEFAULT_TIMEOUT_S
+from bgproxy.controlplane.pool_record import FROM_CONFIGURATION, Note
 from bgproxy.controlplane.pool_tables import probe_of
 from bgproxy.errors import ConfigError, ConfigurationRefused, ControlError, NothingToReload
 
@@ -137,7 +138,12 @@ class Reload:
                 self._certificates.use(config.tls, loaded)
 
         await self._tables.change(
-            standing, timeout_s=DEFAULT_TIMEOUT_S, check=self._check_live, config=config, commit=commit
+            standing,
+            timeout_s=DEFAULT_TIMEOUT_S,
+            check=self._check_live,
+            note=Note(what=FROM_CONFIGURATION, by=by),
+            config=config,
+            commit=commit,
         )
         self._applied(config)
         for warning in set(config.warnings) - set(running.warnings):

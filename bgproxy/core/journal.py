@@ -177,11 +177,12 @@ class GateSet(Record, frozen=True, kw_only=True, tag="gate"):
 
 
 class PoolsSet(Record, frozen=True, kw_only=True, tag="pools"):
-    """`document` belongs to who wrote it; None goes back to the configuration."""
+    """`document` belongs to who wrote it; None goes back to the configuration. `detail` says what is different."""
 
     document: Any = None
     by: str = ""
     reason: str = ""
+    detail: str = ""
 
 
 AnyRecord: TypeAlias = Snapshot | Intent | Decided | Outcome | Answer | GateSet | PoolsSet

@@ -84,7 +84,8 @@ def apply(now: Replayed, record: AnyRecord) -> Replayed:
             word = "on" if record.maintenance else "off"
             return _with(now, maintenance=since, history=_also(now, _event(now, record, f"maintenance {word}")))
         case PoolsSet():
-            return _with(now, pools=record.document, history=_also(now, _event(now, record, "pools")))
+            entry = msgspec.structs.replace(_event(now, record, "pools"), detail=record.detail)
+            return _with(now, pools=record.document, history=_also(now, entry))
         case _:
             raise ValueError("a snapshot stands only at the beginning of a file")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 
@@ -17,7 +18,6 @@ from bgproxy.errors import (
     UpstreamNotUp,
 )
 from bgproxy.shm import worker_slot
-from tests.support.faulty_os import FaultyOs
 from tests.support.pool_bench import PoolBench
 from tests.support.proxies import eventually
 
@@ -51,8 +51,11 @@ async def test_an_idle_pool_is_set_and_every_worker_has_it_before_the_answer(ben
     assert "connection refused" in report.upstreams[1]["why_not"]
     (event,) = bench.emit.of("pool_changed")
     assert (event["by"], event["reason"], event["version"]) == ("me", "why", 2)
-    record = bench.persisted.load_pools().green
+    record = bench.record().green
     assert (record.upstreams[0], record.by) == ({"address": "127.0.0.1:4", "weight": 1}, "me")
+    (entry,) = bench.journal.history()
+    assert (entry["kind"], entry["by"], entry["reason"]) == ("pools", "me", "why")
+    assert entry["detail"] == "green: 127.0.0.1:4, 127.0.0.1:5, release 2"
     again = await bench.changes.set(setting(GREEN, 4, 5, release="2"))
     assert (again.changed, again.table_version) == (False, 2)
     weighted = await bench.changes.set(
@@ -104,10 +107,11 @@ async def test_a_pool_too_small_for_its_gate_is_refused(bench):
 
 async def test_what_cannot_be_written_down_is_not_done(bench):
     bench.found[4] = ""
-    bench.persisted._options["system"] = FaultyOs(1)
-    with pytest.raises(StoreUnavailable):
+    bench.system.failing = {"write": errno.ENOSPC}
+    with pytest.raises(StoreUnavailable, match="No space left on device; nothing was changed"):
         await bench.changes.set(setting(GREEN, 4))
     assert bench.is_untouched()
+    bench.system.failing = {}
     assert (await bench.changes.set(setting(GREEN, 4))).changed
 
 
@@ -157,14 +161,14 @@ async def test_a_drained_upstream_is_told_to_every_worker_written_down_and_enabl
         "127.0.0.1:1",
         "drained by operator",
     )
-    assert bench.persisted.load_pools().drained(BLUE) == ("127.0.0.1:1",)
+    assert bench.record().drained(BLUE) == ("127.0.0.1:1",)
     assert bench.segment.health.routable(BLUE)[:2] == [False, True]
     again = await bench.changes.drain(aside(1))
     assert (again.changed, again.table_version) == (False, 2)
     assert "already" in again.detail
     back = await bench.changes.drain(aside(1, enable=True, wait=True))
     assert (back.changed, back.enabled, back.upstreams[0]["takes_traffic"]) == (True, "127.0.0.1:1", True)
-    assert bench.persisted.load_pools().drained(BLUE) == ()
+    assert bench.record().drained(BLUE) == ()
     assert [bench.emit.of(name)[0]["upstream"] for name in ("upstream_drained", "upstream_enabled")] == [
         "127.0.0.1:1"
     ] * 2

@@ -1,52 +1,82 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from bgproxy.controlplane.pool_record import ChangedPool, PoolFile, PoolRecord
+from bgproxy.controlplane.journal import Journal
+from bgproxy.controlplane.pool_record import ChangedPool, KeptPools, Note, PoolRecord, recorded
+from bgproxy.core.journal import State
 from bgproxy.core.model import BLUE, GREEN
 from bgproxy.errors import StateCorrupt, StoreUnavailable
-from tests.support.faulty_os import FaultyOs
+from tests.support.faulty_os import MoodyOs
 
 CHANGED = ChangedPool(
     upstreams=({"address": "127.0.0.1:1", "weight": 2},), release="2", configured="f", at="t", by="b", reason="r"
 )
 RECORD = PoolRecord().with_pool(GREEN, CHANGED).with_drained(BLUE, ("a", "b"))
+NOTE = Note(what="green: 127.0.0.1:1=2", by="b", reason="r")
+BEGIN = State(epoch=7, live="blue")
 
 
-async def test_a_record_comes_back_as_it_was_written(tmp_path):
-    file = PoolFile(tmp_path)
-    assert file.load_pools() == PoolRecord()
-    await file.save_pools(RECORD)
-    assert PoolFile(tmp_path).load_pools() == RECORD
+@pytest.fixture
+async def journal(tmp_path):
+    made = Journal(tmp_path, system=MoodyOs())
+    await made.begin(BEGIN)
+    yield made
+    made._os.failing = {}
+    made.close()
+
+
+def found(tmp_path) -> State:
+    again = Journal(tmp_path)
+    state = again.load()
+    again.close()
+    return state
+
+
+async def test_a_record_comes_back_as_it_was_written(journal, tmp_path):
+    assert recorded(BEGIN) == PoolRecord()
+    kept = KeptPools(journal)
+    await kept.save_pools(RECORD, NOTE)
+    assert recorded(found(tmp_path)) == RECORD
     assert (RECORD.changed(GREEN), RECORD.changed(BLUE)) == (CHANGED, None)
     assert (RECORD.drained(BLUE), RECORD.drained(GREEN)) == (("a", "b"), ())
+    await kept.save_pools(PoolRecord(), NOTE)
+    assert found(tmp_path).pools is None
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 2}', '{"unknown": 1}', '{"blue": {}}'])
-async def test_a_damaged_record_is_an_error_and_not_guessed_around(tmp_path, text):
-    file = PoolFile(tmp_path)
-    file.path.write_text(text)
-    with pytest.raises(StateCorrupt, match=r"pools\.json") as damaged:
-        file.load_pools()
-    assert "move it away" in damaged.value.hint
+async def test_it_is_in_the_history_with_what_who_and_why(journal):
+    await KeptPools(journal).save_pools(RECORD, NOTE)
+    (entry,) = journal.history()
+    assert {key: entry[key] for key in ("kind", "epoch", "by", "reason", "detail")} == {
+        "kind": "pools",
+        "epoch": 7,
+        "by": "b",
+        "reason": "r",
+        "detail": "green: 127.0.0.1:1=2",
+    }
 
 
-@pytest.mark.parametrize("at", range(1, 9))
-async def test_where_it_cannot_be_written_the_last_one_still_is(tmp_path, at):
-    await PoolFile(tmp_path).save_pools(RECORD)
-    before = (tmp_path / "pools.json").read_bytes()
-    with pytest.raises(StoreUnavailable, match=r"nothing was changed$"):
-        await PoolFile(tmp_path, system=FaultyOs(at)).save_pools(PoolRecord())
-    assert (tmp_path / "pools.json").read_bytes() == before
+async def test_where_it_cannot_be_written_the_last_one_still_counts(journal, tmp_path):
+    kept = KeptPools(journal)
+    await kept.save_pools(RECORD, NOTE)
+    journal._os.failing = {"fsync": errno.EIO}
+    with pytest.raises(StoreUnavailable, match="nothing was changed"):
+        await kept.save_pools(PoolRecord(), NOTE)
+    journal._os.failing = {}
+    assert recorded(found(tmp_path)) == RECORD
 
 
-async def test_a_first_record_that_cannot_be_written_is_none(tmp_path):
-    with pytest.raises(StoreUnavailable):
-        await PoolFile(tmp_path, system=FaultyOs(7)).save_pools(RECORD)  # the fsync of the directory
-    assert PoolFile(tmp_path).load_pools() == PoolRecord()
+async def test_what_a_start_finds_by_itself_is_written_when_the_disk_takes_it(journal, tmp_path):
+    await KeptPools(journal).save_pools(RECORD, NOTE)
+    KeptPools(journal).note(PoolRecord(), NOTE)
+    assert journal.durable, "a restart would find the same"
+    assert await journal.is_settled()
+    assert recorded(found(tmp_path)) == PoolRecord()
 
 
-async def test_what_cannot_be_taken_back_is_told(tmp_path):
-    await PoolFile(tmp_path).save_pools(RECORD)
-    with pytest.raises(StoreUnavailable, match="a restart would do it"):
-        await PoolFile(tmp_path, system=FaultyOs(7, once=False)).save_pools(PoolRecord())
+@pytest.mark.parametrize("document", [[], {"unknown": 1}, {"blue": {}}, "green"])
+def test_what_is_not_a_record_is_an_error_and_not_guessed_around(document):
+    with pytest.raises(StateCorrupt, match="cannot be read in the journal"):
+        recorded(State(epoch=7, live="blue", pools=document))

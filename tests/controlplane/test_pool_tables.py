@@ -108,7 +108,7 @@ async def test_a_switch_is_refused_from_the_announcement_on(make):
     refused: list[bool] = []
     save = bench.persisted.save_pools
 
-    async def look_and_save(record):
+    async def look_and_save(record, note):
         view = PoolView(0, ())
         now = Snapshot(
             live=BLUE,
@@ -119,7 +119,7 @@ async def test_a_switch_is_refused_from_the_announcement_on(make):
             workers=bench.workers.views(),
         )
         refused.append(not next(each for each in evaluate(now, GREEN) if each.gate == TABLE_ACKNOWLEDGED).passed)
-        await save(record)
+        await save(record, note)
 
     bench.persisted.save_pools = look_and_save
     await bench.changes.set(setting(4))

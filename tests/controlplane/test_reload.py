@@ -128,7 +128,7 @@ async def test_what_was_set_at_run_time_counts_until_the_file_of_that_pool_chang
     await bench.reload.execute("me")
     assert bench.ids(GREEN) == ["127.0.0.1:5"]
     assert bench.tables.standing.sources == ("file", "file")
-    assert bench.persisted.load_pools().green is None
+    assert bench.record().green is None
     assert [each["colour"] for each in bench.emit.of("pool_from_file")] == ["green"]
 
 

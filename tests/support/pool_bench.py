@@ -8,16 +8,19 @@ from typing import Any
 
 from bgproxy.config import Config, load
 from bgproxy.controlplane import pool_tables
+from bgproxy.controlplane.journal import Journal
+from bgproxy.controlplane.journal_file import JournalFile
 from bgproxy.controlplane.orphans import Orphans
 from bgproxy.controlplane.pool_changes import PoolChanges
-from bgproxy.controlplane.pool_record import PoolFile
+from bgproxy.controlplane.pool_record import KeptPools, PoolRecord, recorded
 from bgproxy.controlplane.pool_tables import PoolTables
 from bgproxy.controlplane.pools import first_table, standing
 from bgproxy.controlplane.prober import Prober
 from bgproxy.controlplane.workers import Workers
 from bgproxy.core.health import Check
+from bgproxy.core.journal import State
 from bgproxy.core.model import BLUE, Address
-from tests.support.faulty_os import FaultyOs
+from tests.support.faulty_os import MoodyOs
 from tests.support.proxies import FakeProxy
 
 TEXT = """
@@ -44,11 +47,12 @@ class PoolBench(FakeProxy):
         self.file.write_text(TEXT.format(ack=ack))
         self.found: dict[int, str] = {1: "", 2: "", 3: ""}
         self.switching = False
-        self.system = FaultyOs()
+        self.system = MoodyOs()
         monkeypatch.setattr(pool_tables, "probe_of", lambda config, table: self.probe)
         config = self.read()
-        self.persisted = PoolFile(directory, system=self.system)
-        stands = standing(config, self.persisted.load_pools())
+        self.journal = Journal(directory, system=self.system, emit=self.emit)
+        self.persisted = KeptPools(self.journal)
+        stands = standing(config, PoolRecord())
         table = first_table(stands)
         self.orphans = Orphans(emit=self.emit)
         self.prober = Prober(
@@ -89,12 +93,20 @@ class PoolBench(FakeProxy):
     async def start(self) -> None:
         self.prober.start()
         assert await self.prober.all_checked(10)
+        await self.journal.begin(State(epoch=0, live="blue"))
         await super().start()
 
     async def close(self) -> None:
         await self.changes.close()
         await self.prober.stop()
         await super().close()
+        self.journal.close()
+
+    def record(self) -> PoolRecord:
+        """As a restart would find it."""
+        found = JournalFile(self.directory).look()
+        assert found is not None
+        return recorded(found.state)
 
     def ids(self, colour: int) -> list[str]:
         return [upstream.id for upstream in self.tables.table.pool(colour).upstreams]
@@ -103,7 +115,7 @@ class PoolBench(FakeProxy):
         """Is everything as it was at the start?"""
         return (
             self.tables.table.version == self.workers.table_version == 1
-            and not self.persisted.path.exists()
+            and self.record() == PoolRecord()
             and {view.table_version for view in self.workers.views()} == {1}
             and [view.id for view in self.prober.views(BLUE)] == ["127.0.0.1:1", "127.0.0.1:2"]
         )
