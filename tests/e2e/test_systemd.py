@@ -20,6 +20,7 @@ from tests.support.house import ROOT, App, Proxy, eventually
 from tests.support.raw_client import RawClient
 
 UNITS = ROOT / "config" / "systemd"
+UNIX = Path("/proc/net/unix")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
@@ -103,6 +104,11 @@ def test_a_service_manager_is_told_of_ready_switch_upgrade_watchdog_and_end(
     assert manager.has_heard("STOPPING=1")
 
 
+def listens(path: Path) -> bool:
+    """A socket is a file before anybody listens there. Asking it would start what it is to start."""
+    return any(line.split()[3] == "00010000" and line.endswith(f" {path}") for line in UNIX.read_text().splitlines())
+
+
 @pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="systemd is not installed")
 def test_sockets_of_systemd_are_used_and_stay_its_own(blue: App, green: App, tmp_path: Path) -> None:
     front, admin = tmp_path / "front.sock", tmp_path / "admin.sock"
@@ -115,7 +121,7 @@ def test_sockets_of_systemd_are_used_and_stay_its_own(blue: App, green: App, tmp
     ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        eventually(front.exists, "the socket")
+        eventually(lambda: listens(front) and listens(admin), "the sockets")
         inode = front.lstat().st_ino
         client = RawClient(parse_address(f"unix:{front}"))  # which is what starts the proxy
         assert client.ask().body == b"blue"

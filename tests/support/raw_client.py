@@ -23,7 +23,11 @@ class RawClient(Wire):
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(PATIENCE_S)
-        sock.connect(address.path or (address.host, address.port))
+        try:
+            sock.connect(address.path or (address.host, address.port))
+        except OSError:
+            sock.close()
+            raise
         super().__init__(sock)
 
     def ask(self, method: str = "GET", target: str = "/", *fields: str, body: bytes = b"") -> Message:
