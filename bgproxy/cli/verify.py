@@ -187,7 +187,7 @@ def lines(told: Mapping[str, Any]) -> list[str]:
         f"epochs, {told['switches']} switches, {len(checked)} fences",
     ]
     if told["verdict"] == "nothing to check":
-        said.append("hint: it takes a JSON access log ([log] access_format) whose records have arrive_ns and end_ns")
+        said.append('hint: it takes a JSON access log ([log] access = "json") whose records have arrive_ns and end_ns')
     else:
         said += [f"  {check}  {CLAIMS[check]}: {told['checks'][check]} checked" for check in CHECKS]
     said += [

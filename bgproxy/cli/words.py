@@ -47,6 +47,8 @@ def gate(document: Document, undo_suffix: str = "") -> list[str]:
     if document["changed"]:
         lines.append(f"seen by every worker in {seconds(document['acked_s'])}, {document['in_flight']} in flight")
     lines += _replaced(document)
+    if not document["durable"]:
+        lines.append("NOT ON DISK YET: a restart before it is would not know what was done last")
     return [*lines, f"undo: {document['undo']}{undo_suffix}"] if document["changed"] else lines
 
 
@@ -89,6 +91,7 @@ def status(document: Document) -> list[str]:
     up_for = seconds(document["uptime_s"])
     lines = [
         f"{document['live']} is live  epoch {document['epoch']}  {document['state']}  up {up_for}",
+        *_waiting(document),
         "",
         *table(
             ("pool", "role", "healthy", "from", "in flight", "streams", "req/s", "errors", "p50", "p99"),
@@ -104,6 +107,18 @@ def status(document: Document) -> list[str]:
     lines += [f"{name}: {pools[name]['degraded']}" for name in ("blue", "green") if pools[name].get("degraded")]
     lines += [f"{name}: {left}" for name in ("blue", "green") if (left := _left_behind(pools[name]))]
     return lines + _outlook(document)
+
+
+def _waiting(document: Document) -> list[str]:
+    """What waits for somebody: requests for the word to open, what was done for a disk."""
+    held, journal = document.get("held"), document.get("journal")
+    lines = [f"held: {held} request{'s' if held > 1 else ''}"] if held else []
+    if not document.get("durable", True):
+        lines.append("NOT ON DISK YET: what was done last; a restart now would not know it")
+    if journal and not journal["ok"]:
+        since = f" since {journal['since']}" if journal["since"] else ""
+        lines.append(f"journal: cannot be written{since}: {journal['error']}; a switch is refused, a rollback is not")
+    return lines
 
 
 def _outlook(document: Document) -> list[str]:

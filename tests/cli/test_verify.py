@@ -107,7 +107,7 @@ async def test_where_there_is_nothing_to_check_nothing_is_proved(verified, data)
     done = await verified(data)
     assert done.exit_code == EXIT_FAILED
     assert done.out.startswith("nothing to check: ")
-    assert "hint: it takes a JSON access log" in done.out
+    assert 'hint: it takes a JSON access log ([log] access = "json")' in done.out
 
 
 async def test_a_torn_last_line_is_told_and_tolerated(verified, tmp_path):

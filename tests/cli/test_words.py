@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import msgspec
 import pytest
 
 from bgproxy.cli import words
+from bgproxy.controlplane.orders import GateReport
 
 UPSTREAM: dict[str, Any] = {
     "id": "a",
@@ -91,6 +93,31 @@ def test_status_is_a_page_of_tables():
         "switch to green: possible\n"
         "rollback to -: not now: there has been no switch yet"
     )
+
+
+def test_a_gate_that_a_restart_would_not_know_says_so():
+    document = msgspec.to_builtins(
+        GateReport(changed=True, kind="maintenance on", state="maintenance", live="blue", epoch=1, at="", undo="u")
+    )
+    assert "NOT ON DISK" not in "\n".join(words.gate(document))
+    assert words.gate(document | {"durable": False})[-2:] == [
+        "NOT ON DISK YET: a restart before it is would not know what was done last",
+        "undo: u",
+    ]
+
+
+def test_what_waits_is_said_first():
+    assert page(held=1).startswith("blue is live  epoch 7  steady  up 2 h 5 min\nheld: 1 request\n\n")
+    failing = {"ok": False, "error": "No space left on device", "since": "2026-01-31T12:00:00.000Z"}
+    assert page(held=3, durable=False, journal=failing).splitlines()[1:5] == [
+        "held: 3 requests",
+        "NOT ON DISK YET: what was done last; a restart now would not know it",
+        "journal: cannot be written since 2026-01-31T12:00:00.000Z: No space left on device; "
+        "a switch is refused, a rollback is not",
+        "",
+    ]
+    well = {"ok": True, "error": None, "since": None}
+    assert page(held=0, durable=True, journal=well) == page()
 
 
 def test_what_a_switch_has_left_behind_is_said():
