@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bgproxy.controlplane.orders import SwitchOrder
 
 MOST = 1000  # answers; the oldest go first
+KEPT_FOR = timedelta(hours=24)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -31,10 +33,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """An answer, and the digest of the order that it was the answer to."""
+    """An answer, and the digest of the order that it was the answer to. After `until` (UTC) the key is free again."""
 
     digest: str
     answer: Answer
+    until: datetime
 
 
 async def forget(key: str, kept: Kept) -> None:
@@ -45,10 +48,14 @@ class Answers:
     """`kept` are those of before a restart; `keep(key, kept)` returns when a further one would survive one."""
 
     def __init__(
-        self, kept: Mapping[str, Kept] | None = None, *, keep: Callable[[str, Kept], Awaitable[None]] = forget
+        self,
+        kept: Mapping[str, Kept] | None = None,
+        *,
+        keep: Callable[[str, Kept], Awaitable[None]] = forget,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._kept = dict(kept or {})
-        self._keep = keep
+        self._keep, self._wall = keep, wall
         self._running: dict[str, tuple[str, asyncio.Task[Answer]]] = {}
 
     async def once(self, key: str, digest: str, run: Callable[[], Awaitable[Answer]]) -> tuple[Answer, bool]:
@@ -57,7 +64,7 @@ class Answers:
         IdempotencyKeyReused where the key was used for another order.
         """
         kept = self._kept.get(key)
-        if kept is not None:
+        if kept is not None and kept.until > self._wall():
             _refuse_another(key, kept.digest, digest)
             return kept.answer, True
         if key in self._running:
@@ -72,7 +79,8 @@ class Answers:
     async def _run(self, key: str, digest: str, run: Callable[[], Awaitable[Answer]]) -> Answer:
         answer = await run()
         if answer.is_final:
-            kept = self._kept[key] = Kept(digest, answer)
+            self._kept.pop(key, None)  # one that is over: this is the newest now
+            kept = self._kept[key] = Kept(digest, answer, self._wall() + KEPT_FOR)
             while len(self._kept) > MOST:
                 del self._kept[next(iter(self._kept))]
             await self._keep(key, kept)

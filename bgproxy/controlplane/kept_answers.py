@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,8 +25,18 @@ def kept_by(state: State) -> dict[str, Kept]:
         document = each.document
         if each.status == RECOVERED:
             document = msgspec.to_builtins(msgspec.convert(document, SwitchReport))
-        kept[key] = Kept(each.request_hash, Answer(200 if each.status == RECOVERED else each.status, document))
+        kept[key] = Kept(
+            each.request_hash, Answer(200 if each.status == RECOVERED else each.status, document), _time(each.until)
+        )
     return kept
+
+
+def _time(text: str) -> datetime:
+    """Of what does not say it, that it is not over: rather an old answer than a second switch."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def keep_in(journal: Journal) -> Callable[[str, Kept], Awaitable[None]]:

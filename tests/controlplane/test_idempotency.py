@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
-from bgproxy.controlplane.idempotency import MOST, Answer, Answers, Kept, digest_of
+from bgproxy.controlplane.idempotency import KEPT_FOR, MOST, Answer, Answers, Kept, digest_of
 from bgproxy.controlplane.orders import SwitchOrder
 from bgproxy.core.model import GREEN
 from bgproxy.errors import IdempotencyKeyReused
 
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 ORDER = SwitchOrder(kind="switch", to=GREEN, by="ci", key="k")
 
 
@@ -82,10 +85,23 @@ async def test_what_was_kept_before_a_restart_is_answered_after_it_and_what_is_n
         kept[key] = one
 
     work = Work()
-    await Answers(keep=keep).once("k", "d", work)
-    assert kept == {"k": Kept("d", work.answer)}
+    await Answers(keep=keep, wall=lambda: NOON).once("k", "d", work)
+    assert kept == {"k": Kept("d", work.answer, NOON + KEPT_FOR)}
+    kept = {"k": msgspec.structs.replace(kept["k"], until=datetime.max.replace(tzinfo=UTC))}
     assert await Answers(kept).once("k", "d", work) == (work.answer, True)
     assert work.done == 1
+
+
+async def test_after_a_day_the_key_is_free_for_a_new_order():
+    now = NOON
+    answers, work = Answers(wall=lambda: now), Work()
+    await answers.once("k", "d", work)
+    now += KEPT_FOR - timedelta(seconds=1)
+    assert (await answers.once("k", "d", work))[1]
+    now += timedelta(seconds=1)
+    assert not (await answers.once("k", "another", work))[1]
+    assert (await answers.once("k", "another", work))[1]
+    assert work.done == 2
 
 
 async def test_the_oldest_answers_are_forgotten_first():
