@@ -58,7 +58,7 @@ def test_half_heads_are_refused_when_they_are_too_much_together(limited: Plane) 
 
 
 def test_clients_that_do_not_take_their_answers_are_cut(limited: Plane) -> None:
-    # How much waits for each of them is for the kernel to say as well: a quarter of the limit is too little at any rate.
+    # How much waits for each of them is for the kernel to say as well: a quarter of the limit is too little in any case
     limited.configure(settings(limits={"buffered_bytes": LIMIT // 4}))
     body = bytes(8 * MIB)
     limited.blue.script = answering(lambda asked: response(200, b"hello" if asked.target == "/" else body))
