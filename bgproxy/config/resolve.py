@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from bgproxy.config.problems import Problems
 from bgproxy.config.schema import AdminSection, PoolSection, Root
 from bgproxy.config.tls import resolve_tls
 from bgproxy.config.upstreams import pool, read_tls, warnings
-from bgproxy.config.values import Admin, Config, Log, Server, Source, State
+from bgproxy.config.values import Admin, Config, Log, Server, Source, State, Switch
 from bgproxy.core.model import Address, PoolTable, parse_address
 from bgproxy.core.settings import TRUSTED_UNIX, UpstreamSettings
 
@@ -89,7 +89,16 @@ def _warnings(root: Root) -> tuple[str, ...]:
     blue = {same_address(entry.address): str(entry.address) for entry in root.pools.blue.upstreams}
     shared = [str(e.address) for e in root.pools.green.upstreams if same_address(e.address) in blue]
     of_both = "is an upstream of both pools: a switch does not take requests away from it"
-    return (*(f"{address} {of_both}" for address in shared), *warnings(root))
+    return (*(f"{address} {of_both}" for address in shared), *_impatience(root.switch), *warnings(root))
+
+
+def _impatience(switch: Switch) -> Iterator[str]:
+    if switch.hold_timeout < switch.fence_timeout:
+        yield (
+            f"[switch] hold_timeout ({switch.hold_timeout:g} s) is shorter than fence_timeout "
+            f"({switch.fence_timeout:g} s): "
+            "what waits for a slow fence is answered 503 before it can be served"
+        )
 
 
 def _upstream(root: Root) -> UpstreamSettings:

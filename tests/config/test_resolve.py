@@ -91,6 +91,12 @@ def test_an_upstream_in_both_pools_is_worth_a_warning(tmp_path):
     assert load_text(tmp_path, "").warnings == ()
 
 
+def test_requests_that_are_not_held_as_long_as_a_fence_are_worth_a_warning(tmp_path):
+    (said,) = load_text(tmp_path, '[switch]\nfence_timeout = "20s"').warnings
+    assert said.startswith("[switch] hold_timeout (10 s) is shorter than fence_timeout (20 s): ")
+    assert load_text(tmp_path, '[switch]\nfence_timeout = "20s"\nhold_timeout = "20s"').warnings == ()
+
+
 # --- paths -----------------------------------------------------------------------------------------------------------
 
 
