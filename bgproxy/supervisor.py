@@ -379,6 +379,7 @@ async def _start(
         workers=workers,
         orphans=orphans,
         switcher=switcher,
+        gate=gate,
         addresses=addresses,
         retiring=[],
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from bgproxy.controlplane import drain
 from bgproxy.controlplane.admin.app import AdminServer
 from bgproxy.controlplane.events import Events
+from bgproxy.controlplane.gate import Gate
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.orphans import Orphans
 from bgproxy.controlplane.pool_tables import PoolTables
@@ -22,6 +25,7 @@ from bgproxy.controlplane.upgrade import Upgrade
 from bgproxy.controlplane.workers import Workers
 from bgproxy.core.messages import IDLE_GRACE_S
 from bgproxy.errors import EXIT_FAILED, EXIT_OK, ControlError
+from bgproxy.shm.live_pointer import Hold
 from bgproxy.shm.segment import Segment
 
 if TYPE_CHECKING:
@@ -49,6 +53,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     workers: Workers
     orphans: Orphans
     switcher: Switcher
+    gate: Gate
     addresses: dict[str, Any]
     retiring: list[asyncio.Task[None]]
 
@@ -109,9 +114,10 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
             self.notifier.stopping()
         self.notifier.close()
         await self.switcher.close()
+        impatience = asyncio.ensure_future(self._end_at_second_signal(patience))
+        bound_s -= await self._let_go(bound_s, patience)
         # Our copies of the listening sockets: as soon as the workers close theirs, new connections are refused.
         self.listeners.close()
-        impatience = asyncio.ensure_future(self._end_at_second_signal(patience))
         cuts = await self.workers.drain(bound_s, idle_s=idle_s)
         for cut in cuts:
             self.events.emit("cut_at_shutdown", **msgspec.structs.asdict(cut))
@@ -125,6 +131,17 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
             "stopped", cut_requests=sum(c.requests for c in cuts), cut_streams=sum(c.streams for c in cuts)
         )
         return EXIT_FAILED if patience.lost.is_set() else EXIT_OK
+
+    async def _let_go(self, bound_s: float, patience: Patience) -> float:
+        """What a pause holds, or a fence held until now, is served before the workers leave: they would refuse it.
+        Returns the seconds that it took."""
+        started = time.perf_counter()
+        if self.gate.standing is Hold.ALL:
+            await self.gate.stand(Hold.OPEN, self.tables.config.switch.ack_timeout)
+            self.events.emit("gate_changed", kind="resume", state="", by="", reason="the proxy ends")
+        slots = self.segment.slots
+        await drain.until(lambda: not drain.held(slots), bound_s, patience.lost.is_set)
+        return min(bound_s, time.perf_counter() - started)
 
     async def _retire(self, bound_s: float) -> None:
         try:

@@ -13,6 +13,7 @@ import pytest
 from bgproxy.controlplane.running import Running, describe
 from bgproxy.core.model import GREEN
 from bgproxy.errors import UpgradeImpossible
+from bgproxy.shm.live_pointer import Hold
 from tests.support.proxies import eventually
 
 
@@ -24,14 +25,17 @@ class House:
         self.fields: list[dict[str, Any]] = []
         self.addresses = {"pid": os.getpid()}
         self.upgrade = SimpleNamespace(execute=self.refuse, cancel=self.a("cancelled"), is_done=False)
-        config = SimpleNamespace(server=SimpleNamespace(timeouts=SimpleNamespace(shutdown=0.0)))
+        config = SimpleNamespace(
+            server=SimpleNamespace(timeouts=SimpleNamespace(shutdown=0.0)), switch=SimpleNamespace(ack_timeout=0.1)
+        )
+        self.gate = SimpleNamespace(standing=Hold.OPEN, stand=self.a("opened"))
         self.running = Running(
             tables=SimpleNamespace(config=config),  # type: ignore[arg-type]
             records=SimpleNamespace(own=self.a("owned"), write_addresses=self.s("addresses")),  # type: ignore[arg-type]
             takeover=SimpleNamespace(publish=self.s("published")),  # type: ignore[arg-type]
             lock=SimpleNamespace(sign=self.s("signed")),  # type: ignore[arg-type]
             segment=SimpleNamespace(  # type: ignore[arg-type]
-                live=SimpleNamespace(load=lambda: SimpleNamespace(colour=GREEN, epoch=7))
+                live=SimpleNamespace(load=lambda: SimpleNamespace(colour=GREEN, epoch=7)), slots=()
             ),
             notifier=SimpleNamespace(  # type: ignore[arg-type]
                 ready=self.s("ready"), watch=self.s("watched"), stopping=self.s("stopping"), close=self.s("unwatched")
@@ -45,6 +49,7 @@ class House:
             workers=SimpleNamespace(ready=2, living=list, drain=self.drain),  # type: ignore[arg-type]
             orphans=SimpleNamespace(retire=self.a("retired")),  # type: ignore[arg-type]
             switcher=SimpleNamespace(close=self.a("orders refused")),  # type: ignore[arg-type]
+            gate=self.gate,  # type: ignore[arg-type]
             addresses=self.addresses,
             retiring=[],
         )
@@ -116,6 +121,16 @@ async def test_at_the_end_nobody_is_let_in_any_more(house):
     ]
     assert "listeners disowned" not in house.said
     assert house.idle_s == 0.0
+
+
+async def test_at_the_end_what_is_paused_is_let_go_before_anybody_leaves(house):
+    house.gate.standing = Hold.ALL
+    assert await house.running.stop(PATIENT) == 0
+    assert house.said.index("orders refused") < house.said.index("opened") < house.said.index("listeners closed")
+    house.said.clear()
+    house.gate.standing = Hold.MAINTENANCE
+    assert await house.running.stop(PATIENT) == 0
+    assert "opened" not in house.said
 
 
 async def test_at_the_end_of_one_that_was_replaced_what_has_a_name_stays(house):

@@ -8,6 +8,7 @@ import socket
 import stat
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,31 @@ def in_flight(proxy: Proxy, app: App, target: str = "/hold") -> RawClient:
 
 
 # --- ends -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held_by", ["pause", "fence"])
+def test_sigterm_serves_what_is_held(proxy: Proxy, blue: App, held_by: str) -> None:
+    """More than one turn of a worker's loop lets go, so that those behind are seen too."""
+    running = in_flight(proxy, blue)
+    with ThreadPoolExecutor(1) as pool:
+        if held_by == "pause":
+            assert proxy.post("/pause").ok
+        else:
+            ordered = pool.submit(proxy.switch, "green", mode="fence", fence_timeout="60s")
+            eventually(lambda: proxy.status["state"] == "holding", "the fence")
+        waiting = [proxy.client() for _ in range(200)]
+        for client in waiting:
+            client.send(b"GET / HTTP/1.1\r\nHost: app.example\r\n\r\n")
+        eventually(lambda: proxy.status["held"] == 200, "those that wait")
+        proxy.process.send_signal(signal.SIGTERM)
+        assert Counter(client.answer().status for client in waiting) == {200: 200}
+        blue.told("release")
+        assert running.answer().status == 200
+        if held_by == "fence":
+            assert ordered.result().document["code"] == "fence_timed_out"
+    for client in (running, *waiting):
+        client.close()
+    assert proxy.process.wait(30) == 0
 
 
 def test_sigterm_under_load_lets_requests_in_flight_finish(proxy: Proxy, blue: App) -> None:
