@@ -172,13 +172,6 @@ async def test_an_address_in_use_is_an_error_that_leaves_nothing_behind(config, 
     assert sorted(os.listdir(tmp_path / "state")) == ["journal.jsonl", "lock"]
 
 
-async def test_addresses_that_cannot_be_written_are_an_error_with_their_file(config, tmp_path):
-    (tmp_path / "state").mkdir(mode=0o700)
-    (tmp_path / "state" / "addresses.json.new").mkdir()
-    with pytest.raises(StartupError, match=r"addresses\.json cannot be written: Is a directory"):
-        await supervisor.serve(config())
-
-
 async def test_workers_that_do_not_start_end_the_start_with_a_sentence(config, start, monkeypatch):
     monkeypatch.setattr(supervisor, "WORKERS_READY_BOUND_S", 0.5)
     with pytest.raises(StartupError, match=r"[01] of 2 workers were ready within 0\.5 s"):

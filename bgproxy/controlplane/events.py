@@ -51,6 +51,7 @@ WARNINGS = frozenset(
         "worker_out_of_descriptors",
         "workers_did_not_acknowledge",
         "workers_record_unusable",
+        "addresses_not_written",
     }
 )
 

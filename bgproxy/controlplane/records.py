@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bgproxy.controlplane.orphans import NEXT_WORKERS_FILE, WORKERS_FILE, Record, Recorded, describe, write_record
-from bgproxy.errors import StartupError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -90,23 +89,24 @@ class Records:
             return
         _remove_addresses(self._directory / ADDRESSES_FILE)
         left = self._orphans.living()
-        if left and self._file == WORKERS_FILE:
-            write_record(self._directory, Record(tuple(left), tuple(self._orphans.listen)), self._file)
-        else:
-            (self._directory / self._file).unlink(missing_ok=True)
+        try:
+            if left and self._file == WORKERS_FILE:
+                write_record(self._directory, Record(tuple(left), tuple(self._orphans.listen)), self._file)
+            else:
+                (self._directory / self._file).unlink(missing_ok=True)
+        except OSError as error:  # what is there names them too, and some that are dead
+            self._emit("workers_record_unusable", error=str(error))
 
     def write_addresses(self, addresses: Mapping[str, Any]) -> None:
-        """StartupError where commands would look for the proxy in vain."""
+        """Where that cannot be, it is told: commands then need --admin. No reason not to serve: without a control plane
+        there is no rollback either."""
         path = self._directory / ADDRESSES_FILE
         temporary = path.with_name(path.name + ".new")
         try:
             temporary.write_bytes(msgspec.json.encode(addresses) + b"\n")
             os.replace(temporary, path)
         except OSError as error:
-            raise StartupError(
-                f"{path} cannot be written: {error.strerror}",
-                hint="free space on that disk or repair the permissions; commands find the proxy through it",
-            ) from None
+            self._emit("addresses_not_written", file=str(path), error=error.strerror or str(error), **addresses)
 
 
 def _remove_addresses(path: Path) -> None:

@@ -4,6 +4,7 @@ their own.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -62,9 +63,9 @@ class StateLock:
         return self._fd
 
     def sign(self) -> None:
-        """Write down whose it is."""
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        """Write down whose it is: a name for a sentence, so a disk that does not take it is no matter."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0))
 
     def release(self) -> None:
         """The file stays: removing it would let two processes lock two different files of this name."""

@@ -9,7 +9,6 @@ import pytest
 from bgproxy.controlplane.orphans import NEXT_WORKERS_FILE, WORKERS_FILE, Orphans, describe, write_record
 from bgproxy.controlplane.orphans import Record as WorkersRecord
 from bgproxy.controlplane.records import ADDRESSES_FILE, Records
-from bgproxy.errors import StartupError
 from tests.support.proxies import Recorder
 
 ARGV = tuple(sys.orig_argv)
@@ -115,7 +114,20 @@ async def test_what_belongs_to_a_successor_is_left_alone(house, tmp_path):
     assert (tmp_path / ADDRESSES_FILE).exists()
 
 
-def test_addresses_that_cannot_be_written_are_an_error_with_their_file(house, tmp_path):
+def test_addresses_that_cannot_be_written_are_told_and_keep_nobody(house, tmp_path):
     (tmp_path / (ADDRESSES_FILE + ".new")).mkdir()
-    with pytest.raises(StartupError, match=r"addresses\.json cannot be written: Is a directory"):
-        house.records.write_addresses({})
+    house.records.write_addresses({"admin": "127.0.0.1:8081"})
+    (said,) = house.emit.of("addresses_not_written")
+    assert (said["error"], said["admin"]) == ("Is a directory", "127.0.0.1:8081")
+
+
+async def test_at_the_end_a_disk_that_takes_nothing_is_told_too(house, tmp_path):
+    await house.records.record()
+    recorded = describe(os.getpid(), ARGV)
+    assert recorded is not None
+    house.orphans.adopt([recorded])
+    (tmp_path / (WORKERS_FILE + ".new")).mkdir()
+    house.records.forget()
+    house.orphans.release()
+    assert house.emit.of("workers_record_unusable")
+    assert pids(tmp_path / WORKERS_FILE) == [os.getpid()]

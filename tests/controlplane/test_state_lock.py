@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -17,6 +18,17 @@ def test_a_second_supervisor_is_refused_with_the_pid_of_the_first(tmp_path):
         StateLock.acquire(tmp_path)
     lock.release()
     StateLock.acquire(tmp_path).release()
+
+
+def test_a_disk_that_does_not_take_the_name_of_its_holder_keeps_nobody(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock = StateLock.acquire(tmp_path)
+    with pytest.raises(StartupError, match="pid unknown"):
+        StateLock.acquire(tmp_path)
+    lock.release()
 
 
 def test_an_unreadable_holder_is_called_unknown(tmp_path):
