@@ -60,13 +60,13 @@ class Reload:
         segment: Segment,
         certificates: Certificates,
         *,
-        applied: Callable[[Config], None],
         emit: Emit,
         notifier: Notifier,
         describe: Callable[[], str],
     ) -> None:
         self._reread, self._tables, self._segment = reread, tables, segment
-        self._certificates, self._applied, self._emit = certificates, applied, emit
+        self._certificates, self._emit = certificates, emit
+        self.applied: Callable[[Config], None] = lambda _: None
         self._notifier, self._describe = notifier, describe
         self.results = {"ok": 0, "refused": 0}
         self._tasks: set[asyncio.Task[ReloadReport]] = set()
@@ -145,7 +145,7 @@ class Reload:
             config=config,
             commit=commit,
         )
-        self._applied(config)
+        self.applied(config)
         for warning in set(config.warnings) - set(running.warnings):
             self._emit("configuration_warning", warning=warning)
         changes = differences(running, config)

@@ -59,6 +59,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     async def announce(self, ready: Callable[[Mapping[str, Any]], None], predecessor: Predecessor | None) -> None:
         await self.records.own()
+        self.upgrade.resume = self.resume
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._upgrade_by_signal)
         self.claim()
         if predecessor is not None:

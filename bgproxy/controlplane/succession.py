@@ -85,7 +85,7 @@ class Predecessor:
     def __init__(self, connection: socket.socket) -> None:
         """Blocks for the first words. OSError, ValueError: nobody speaks to us there."""
         self._connection = connection
-        self._take_orders: Callable[[], None] = lambda: None
+        self._when_serving: list[Callable[[], None]] = []
         connection.settimeout(HELLO_BOUND_S)
         hello = _decode(connection.recv(MAX_MESSAGE))
         if not isinstance(hello, Hello):
@@ -120,10 +120,10 @@ class Predecessor:
         except OSError:
             pass  # it will see the end of this process
 
-    def refuse_orders(self, until_serving: Callable[[], None]) -> None:
-        """`until_serving` is called once the old one knows that it is over. An order before that would be lost, should
-        it go on."""
-        self._take_orders = until_serving
+    def when_serving(self, then: Callable[[], None]) -> None:
+        """`then` is called once the old one knows that it is over. What was ordered or written before that would be
+        lost, should it go on."""
+        self._when_serving.append(then)
 
     def serving(self) -> None:
         try:
@@ -131,7 +131,8 @@ class Predecessor:
         except OSError:
             pass  # then it has ended already
         self._connection.close()
-        self._take_orders()
+        for then in self._when_serving:
+            then()
 
     def close(self) -> None:
         self._connection.close()

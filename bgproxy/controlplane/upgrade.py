@@ -152,14 +152,14 @@ class Upgrade:
         tables: PoolTables,
         emit: Emit,
         notifier: Notifier,
-        resume: Callable[[], None],
         handed_over: Callable[[], None],
         timeout_s: float,
     ) -> None:
         self._directory, self._program, self._lock, self._sockets = directory, program, lock, sockets
         self._gate, self._switcher, self._orphans, self._records = gate, switcher, orphans, records
         self._journal, self._tables = journal, tables
-        self._emit, self._notifier, self._resume, self._handed_over = emit, notifier, resume, handed_over
+        self._emit, self._notifier, self._handed_over = emit, notifier, handed_over
+        self.resume: Callable[[], None] = lambda: None
         self.timeout_s = timeout_s
         self._running: asyncio.Task[UpgradeReport] | None = None
         self._why_cancelled = ""
@@ -264,7 +264,7 @@ class Upgrade:
             self._notifier.main_pid(os.getpid())
             await self._journal.take_back()
             await self._records.own()
-        self._resume()
+        self.resume()
 
 
 def _failed(detail: str) -> UpgradeFailed:

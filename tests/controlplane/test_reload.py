@@ -25,16 +25,17 @@ class Bench(PoolBench):
         self.reload = self.reload_with(self.read)
 
     def reload_with(self, reread) -> Reload:
-        return Reload(
+        reload = Reload(
             reread,
             self.tables,
             self.segment,
             self.certificates,
-            applied=self.applied.append,
             emit=self.emit,
             notifier=SimpleNamespace(reloading=self.told.append, ready=self.told.append),  # type: ignore[arg-type]
             describe=lambda: "as it is",
         )
+        reload.applied = self.applied.append
+        return reload
 
     def replace(self, old: str, new: str) -> None:
         text = self.file.read_text()

@@ -54,7 +54,7 @@ async def test_the_new_one_gets_sockets_says_that_it_is_prepared_and_is_told_to_
     assert await predecessor.take_over("2.0") == OLD
     assert await succession.hear(old) == Prepared("2.0")
     said: list[str] = []
-    predecessor.refuse_orders(until_serving=lambda: said.append("orders"))
+    predecessor.when_serving(lambda: said.append("orders"))
     assert said == []
     predecessor.serving()
     assert said == ["orders"]

@@ -86,10 +86,10 @@ class House:
             notifier=SimpleNamespace(  # type: ignore[arg-type]
                 reloading=lambda _: self.said.append("reloading"), main_pid=lambda _: self.said.append("main pid")
             ),
-            resume=lambda: self.said.append("resumed"),
             handed_over=lambda: self.said.append("handed over"),
             timeout_s=30.0,
         )
+        self.upgrade.resume = lambda: self.said.append("resumed")
 
     def hold_for(self, kind: str, by: str, *, give_way: Any):
         if self.switching:
