@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bgproxy.errors import ControlError
     from bgproxy.shm.segment import Segment
 
+IMPATIENT = "give it longer (--fence-timeout), cut what is slow (--fence-policy cut), or use --mode instant"
 HOLD_OF = {"fence": Hold.ALL, "fence-writes": Hold.WRITES}
 
 
@@ -44,14 +45,14 @@ class Fence:
         timeout_s: float,
         policy: str,
         ack_timeout_s: float,
-        is_ending: Callable[[], bool],
+        called_off: Callable[[], str],
     ) -> None:
         self._segment, self._gate, self._workers, self._silence = segment, gate, workers, silence
         self._old = old
         self._writes_only = mode == "fence-writes"
         self._hold = HOLD_OF[mode]
         self._timeout_s, self._policy, self._ack_timeout_s = timeout_s, policy, ack_timeout_s
-        self._is_ending = is_ending
+        self._called_off = called_off
         self._closed_at = 0.0
         self.held_s = 0.0
         self.held = 0  # requests
@@ -87,10 +88,10 @@ class Fence:
         return Event.DEATH_NOT_CONFIRMED
 
     async def await_empty(self) -> Event:
-        if await self._is_empty_within(self._timeout_s, self._is_ending):
+        if await self._is_empty_within(self._timeout_s, lambda: bool(self._called_off())):
             return Event.OLD_COLOUR_EMPTY
-        if self._is_ending():  # and its own patience counts from now on
-            self._take_back("when the proxy was told to end")
+        if why := self._called_off():  # whatever the policy: it is not wanted any more
+            self._take_back(f"when {why}", hint="")
             return Event.FENCE_TIMED_OUT
         if self._policy == "cut":
             return Event.CUT_WANTED
@@ -135,13 +136,13 @@ class Fence:
         left = drain.remaining((self._segment.slots[number],), self._old)
         return left.writes if self._writes_only else left.requests
 
-    def _take_back(self, why: str) -> None:
+    def _take_back(self, why: str, *, hint: str = IMPATIENT) -> None:
         left, what = self._left(), "unsafe requests" if self._writes_only else "requests"
         waited_s = min(self._timeout_s, time.perf_counter() - self._closed_at)
         then = f"{self._gate.state} goes on" if self._gate.state else "it has served what was held"
         self.error = FenceTimedOut(
             f"after {waited_s:.3g} s {left} {what} still ran on {self._old.label} {why}: the switch was taken back, "
             f"{self._old.label} is live, and {then}",
-            hint="give it longer (--fence-timeout), cut what is slow (--fence-policy cut), or use --mode instant",
+            hint=hint,
             extra={"live": self._old.label, "remaining": {"requests": left}},
         )

@@ -46,8 +46,8 @@ UNDO = "bgproxy rollback"
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What an operation works with. `announce(colour, forced)` prepares the health board just before the word moves;
-    `verdicts(to, kind)` evaluates the gates as things are now; `is_ending()` where this process was told to end. Times
-    in seconds."""
+    `verdicts(to, kind)` evaluates the gates as things are now; `called_off()` why a fence
+    is not to go on, "" where it is. Times in seconds."""
 
     segment: Segment
     journal: Journal
@@ -61,7 +61,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: float
     fence_timeout_s: float
     fence_policy: FencePolicy
-    is_ending: Callable[[], bool]
+    called_off: Callable[[], str]
 
 
 class Operation:
@@ -235,7 +235,7 @@ class Operation:
             timeout_s=tools.fence_timeout_s if order.fence_timeout_s is None else order.fence_timeout_s,
             policy=order.fence_policy or tools.fence_policy,
             ack_timeout_s=tools.ack_timeout_s,
-            is_ending=tools.is_ending,
+            called_off=tools.called_off,
         )
 
     def _tell_of_abort(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -68,6 +69,7 @@ class Switcher:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._drain: asyncio.Task[Outcome] | None = None
         self._closed = self._holds = False
+        self._called_off = ""  # why the fence that holds is to be taken back
         self._give_way: Callable[[], Awaitable[None]] | None = None
         self._tools = operation.Tools(
             segment=segment,
@@ -82,7 +84,7 @@ class Switcher:
             drain_timeout_s=drain_timeout_s,
             fence_timeout_s=fence_timeout_s,
             fence_policy=fence_policy,
-            is_ending=lambda: self._closed,
+            called_off=lambda: "the proxy was told to end" if self._closed else self._called_off,
         )
 
     def configure(
@@ -136,16 +138,12 @@ class Switcher:
         if not order.dry_run:
             if order.kind == "rollback" and self._give_way is not None:
                 await self._give_way()
+            if order.kind == "rollback" and self._holder is not None and self._holds:
+                return await self._call_off(order, self._holder)
             self._refuse_if_busy()
         before = self._segment.live.load()
         to = self._target(order)
-        if order.if_epoch is not None and order.if_epoch != before.epoch:
-            raise StaleEpoch(
-                f"the epoch is {before.epoch} ({before.colour.label} is live) and not {order.if_epoch}; "
-                "nothing was changed",
-                hint="look at bgproxy status, decide again, and repeat it with the present epoch",
-                extra={"epoch": before.epoch, "live": before.colour.label},
-            )
+        _refuse_stale(order, before)
         self._refuse_another_release(order, to)
         if to == before.colour:
             return await self._already_live(order, before)
@@ -179,6 +177,23 @@ class Switcher:
 
     # --- how they are executed ---
 
+    async def _call_off(self, order: SwitchOrder, holder: dict[str, str]) -> SwitchReport:
+        """A rollback does not wait for a fence: that of a switch is taken back, and if it was decided already, the word
+        moves back; that of a rollback gives way. The colour to come to is known from here on: two of these never go back
+        and forth."""
+        before = self._segment.live.load()
+        _refuse_stale(order, before)
+        goal = before.colour if holder["kind"] == "switch" else before.colour.other
+        self._called_off = "a rollback was ordered"
+        await drain.until(lambda: self._holder is not holder, inf, every_s=drain.LOOK_OFTEN_S)
+        now = self._segment.live.load()
+        if now.colour is not goal:
+            return await self.execute(msgspec.structs.replace(order, to=goal, if_epoch=None))
+        was = "taken back" if now.epoch == before.epoch else "over"
+        return self._unchanged(
+            order, now, goal, f"the {holder['kind']} to {holder['to']} was {was}: {goal.label} is live"
+        )
+
     async def _to_the_end(self, work: Coroutine[Any, Any, R]) -> R:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -203,6 +218,7 @@ class Switcher:
             if not op.protocol.exclusive:
                 self._release(holder)
 
+        self._called_off = ""
         try:
             return await Operation(
                 self._tools,
@@ -215,6 +231,8 @@ class Switcher:
                 phase_changed=phase_changed,
             ).run()
         finally:
+            if self._holder is holder:
+                self._holds = False
             self._release(holder)
 
     def _moved(self, op: Operation) -> None:
@@ -366,6 +384,15 @@ class Switcher:
 
     def _now(self) -> str:
         return self._wall().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _refuse_stale(order: SwitchOrder, now: Live) -> None:
+    if order.if_epoch is not None and order.if_epoch != now.epoch:
+        raise StaleEpoch(
+            f"the epoch is {now.epoch} ({now.colour.label} is live) and not {order.if_epoch}; nothing was changed",
+            hint="look at bgproxy status, decide again, and repeat it with the present epoch",
+            extra={"epoch": now.epoch, "live": now.colour.label},
+        )
 
 
 def _last_switch(last: LastSwitch | None, epoch: int) -> dict[str, Any] | None:

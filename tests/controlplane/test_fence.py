@@ -8,7 +8,7 @@ from bgproxy.controlplane.drain import Remaining
 from bgproxy.controlplane.fence import Fence
 from bgproxy.controlplane.worker_process import WorkerProcess
 from bgproxy.core.model import BLUE, GREEN
-from bgproxy.errors import FenceTimedOut, StoreUnavailable, WorkersDidNotAcknowledge
+from bgproxy.errors import FenceTimedOut, StaleEpoch, StoreUnavailable, WorkersDidNotAcknowledge
 from bgproxy.shm import worker_slot
 from bgproxy.shm.live_pointer import Hold, Live
 from tests.support.bench import Bench
@@ -82,6 +82,62 @@ async def test_a_fence_does_not_delay_the_end_of_the_proxy(bench):
         await switching
     assert live(bench) == Live(0, BLUE)
     assert bench.on_disk().epoch == 0
+
+
+async def held(bench: Bench, order) -> asyncio.Task:
+    task = asyncio.create_task(order)
+    await eventually(lambda: bench.switcher.state == "holding", "the hold")
+    return task
+
+
+@pytest.mark.parametrize("policy", ["abort", "cut"])
+async def test_a_rollback_takes_a_fence_back_at_once(bench, policy):
+    bench.busy_with(BLUE, 1)
+    switching = await held(bench, bench.fence(fence_policy=policy))
+    with pytest.raises(StaleEpoch):
+        await bench.rollback(if_epoch=7)
+    report = await bench.rollback(if_epoch=0)
+    assert (report.changed, report.to, report.epoch) == (False, "blue", 0)
+    assert report.detail == "the switch to green was taken back: blue is live"
+    with pytest.raises(FenceTimedOut, match="still ran on blue when a rollback was ordered") as caught:
+        await switching
+    assert caught.value.hint == ""
+    assert live(bench) == Live(0, BLUE)
+    bench.busy_with(BLUE, 0)
+    assert (await bench.fence()).changed, "the next one is not called off"
+
+
+async def test_a_rollback_of_a_fence_that_was_decided_already_is_one_like_any_other(bench, monkeypatch):
+    decided, go = asyncio.Event(), asyncio.Event()
+    decide = bench.journal.decide
+
+    async def slowly(epoch, **options):
+        decided.set()
+        await go.wait()
+        await decide(epoch, **options)
+
+    monkeypatch.setattr(bench.journal, "decide", slowly)
+    switching = asyncio.create_task(bench.fence())
+    await decided.wait()
+    both = [asyncio.create_task(bench.rollback(if_epoch=0)) for _ in range(2)]
+    await asyncio.sleep(0)
+    go.set()
+    assert (await switching).epoch == 1
+    told = await asyncio.gather(*both, return_exceptions=True)
+    (report,) = [each for each in told if getattr(each, "changed", False)]
+    assert (report.to, report.epoch) == ("blue", 2)
+    assert live(bench) == Live(2, BLUE), "the other one did not go forth again"
+
+
+async def test_a_rollback_overtakes_a_rollback_by_fence(bench):
+    await bench.switch()
+    bench.busy_with(GREEN, 1)
+    slow = await held(bench, bench.rollback(mode="fence"))
+    report = await bench.rollback()
+    assert (report.changed, report.to, report.mode) == (True, "blue", "instant")
+    with pytest.raises(FenceTimedOut):
+        await slow
+    assert live(bench) == Live(2, BLUE)
 
 
 @pytest.mark.parametrize("action", ["close", "await_empty", "cut_the_rest"])
