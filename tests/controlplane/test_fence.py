@@ -173,7 +173,8 @@ async def test_a_worker_that_cannot_even_cut_is_replaced(make):
     bench = await make(modes={"w0": "ignores-cut"}, ack_timeout_s=0.3, fence_policy="cut", fence_timeout_s=0.05)
     bench.busy_with(BLUE, 1)
     assert (await bench.fence()).cut == 1
-    assert [each["worker"] for each in bench.emit.of("worker_killed")] == [0]
+    (killed,) = bench.emit.of("worker_killed")
+    assert (killed["worker"], killed["reason"]) == (0, "did not cut its requests for a fence")
     assert live(bench) == Live(1, GREEN)
 
 

@@ -159,9 +159,10 @@ async def test_a_worker_without_a_heartbeat_is_named_killed_and_replaced(make):
     await proxy.start()
     victim = worker(proxy, 1)
     proxy.modes()
-    await eventually(lambda: proxy.workers.deaths == 1 and proxy.workers.ready == 2, "a replacement")
-    (killed,) = proxy.emit.of("worker_killed")
-    assert (killed["worker"], killed["pid"]) == (1, victim.pid)
+    await eventually(lambda: victim.dead and proxy.workers.ready == 2, "a replacement")
+    # On a busy machine the heart of another may stand still for that long as well.
+    (killed,) = [each for each in proxy.emit.of("worker_killed") if each["pid"] == victim.pid]
+    assert killed["worker"] == 1
     assert killed["reason"].startswith("has shown no sign of life for")
 
 
@@ -231,19 +232,24 @@ async def test_a_drain_ends_every_worker_and_replaces_none(proxy):
             os.kill(pid, 0)
 
 
-async def test_a_drain_tells_what_had_to_be_cut(make, monkeypatch):
-    monkeypatch.setattr(module, "DRAIN_GRACE_S", 0.05)
+async def test_a_drain_tells_what_workers_say_that_they_had_to_cut(make):
     proxy = make()
-    proxy.modes(w0="cuts", w1="ignores-drain")
+    proxy.modes(w0="cuts")
     await proxy.start()
-    first, second = worker(proxy, 0).pid, worker(proxy, 1).pid
-    cells = proxy.segment.slots[1].cells
+    pid = worker(proxy, 0).pid
+    assert await proxy.workers.drain(BOUND_S) == [module.Cut(0, pid, 2, 1, killed=False)]
+
+
+async def test_a_drain_tells_what_was_cut_with_a_worker_that_did_not_leave(make, monkeypatch):
+    monkeypatch.setattr(module, "DRAIN_GRACE_S", 0.05)
+    proxy = make(workers=1)
+    proxy.modes(w0="ignores-drain")
+    await proxy.start()
+    pid = worker(proxy, 0).pid
+    cells = proxy.segment.slots[0].cells
     cells[worker_slot.IN_FLIGHT + BLUE] = 4
     cells[worker_slot.TUNNELS + GREEN] = 5
-    assert await proxy.workers.drain(0.1) == [
-        module.Cut(0, first, 2, 1, killed=False),
-        module.Cut(1, second, 4, 5, killed=True),
-    ]
+    assert await proxy.workers.drain(0.1) == [module.Cut(0, pid, 4, 5, killed=True)]
 
 
 async def test_a_second_signal_ends_a_drain_at_once(make):

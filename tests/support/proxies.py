@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgproxy.controlplane.listeners import Listeners
 from bgproxy.controlplane.workers import Workers
+from bgproxy.core.messages import CONFIGURED
 from bgproxy.core.model import Address, Pool, PoolTable, Upstream
 from bgproxy.core.settings import WorkerSettings
 from bgproxy.shm.segment import Segment
@@ -17,6 +18,8 @@ from bgproxy.shm.segment import Segment
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable
+
+    from bgproxy.controlplane.worker_process import WorkerProcess
 
 LOOPBACK = Address("127.0.0.1", 0)
 FAKE_WORKER = "tests.support.fake_worker"  # a module, so that it finds bgproxy where the tests find it
@@ -48,16 +51,31 @@ async def eventually(condition: Callable[[], object], what: str = "the condition
         await asyncio.sleep(0.005)
 
 
+class FairWorkers(Workers):
+    """On a busy machine a worker that means to answer may be slower than one that never does is waited for: nobody is
+    taken for silent who is only slow."""
+
+    is_silent: Callable[[WorkerProcess], bool]
+
+    async def publish(self, timeout_s: float, *, streams: str = CONFIGURED) -> list[WorkerProcess]:
+        silent = await super().publish(timeout_s, streams=streams)
+        sequence, slow = self._sequence, [each for each in silent if not self.is_silent(each)]
+        await eventually(lambda: all(each.has_seen(sequence) for each in slow), "the answer of those that answer")
+        return [each for each in silent if each not in slow]
+
+
 class FakeProxy:
     """A segment, listeners and supervised fake workers. `modes` makes workers misbehave from their next start on."""
 
     def __init__(self, directory: pathlib.Path, workers: int = 2, **options: Any) -> None:
         self.emit = Recorder()
         self._modes = directory / "modes.json"
+        self._by_slot: dict[int, str] = {}
+        self._silent: set[int] = set()  # pids of those that were started under other modes than these
         self.segment = Segment.create(workers)
         self.listeners = Listeners.open([LOOPBACK], workers)
         self.command = (sys.executable, "-m", FAKE_WORKER, "--modes", str(self._modes))
-        self.workers = Workers(
+        self.workers = FairWorkers(
             self.segment,
             self.listeners,
             WorkerSettings(),
@@ -65,10 +83,16 @@ class FakeProxy:
             emit=self.emit,
             **({"command": self.command} | options),
         )
+        self.workers.is_silent = self.is_silent
 
     def modes(self, **by_slot: str) -> None:
         """`modes(w0="silent")`: worker 0 says nothing after its next start."""
-        self._modes.write_text(json.dumps({name[1:]: mode for name, mode in by_slot.items()}))
+        self._silent |= {each.pid for each in self.workers.living() if self.is_silent(each)}
+        self._by_slot = {int(name[1:]): mode for name, mode in by_slot.items()}
+        self._modes.write_text(json.dumps(self._by_slot))
+
+    def is_silent(self, worker: WorkerProcess) -> bool:
+        return worker.pid in self._silent or self._by_slot.get(worker.number) in ("silent", "stops-on-publish")
 
     async def start(self) -> None:
         await self.workers.start()
