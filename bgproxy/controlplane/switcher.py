@@ -179,8 +179,8 @@ class Switcher:
 
     async def _call_off(self, order: SwitchOrder, holder: dict[str, str]) -> SwitchReport:
         """A rollback does not wait for a fence: that of a switch is taken back, and if it was decided already, the word
-        moves back; that of a rollback gives way. The colour to come to is known from here on: two of these never go back
-        and forth."""
+        moves back; that of a rollback gives way. The colour to come to is known from here on: two of these never go
+        back and forth."""
         before = self._segment.live.load()
         _refuse_stale(order, before)
         goal = before.colour if holder["kind"] == "switch" else before.colour.other
