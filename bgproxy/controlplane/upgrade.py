@@ -196,7 +196,13 @@ class Upgrade:
             raise
         self._why_cancelled, self._is_decided = "", False
         self._running = asyncio.get_running_loop().create_task(self._run(by, timeout_s or self.timeout_s))
-        self._running.add_done_callback(lambda _: (release(), release_pools()))
+
+        def over(_: asyncio.Task[UpgradeReport]) -> None:
+            if not self.is_done:  # else orders are for the new one: here they would change what nobody serves by
+                release()
+                release_pools()
+
+        self._running.add_done_callback(over)
         return await asyncio.shield(self._running)  # it goes on, even where the client that ordered it is gone
 
     async def cancel(self, why: str) -> None:
