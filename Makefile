@@ -25,7 +25,7 @@ test:
 	$(PYTHON) -m pytest -q
 
 soak: ## what has to wait for longer than a person would
-	$(PYTHON) -m pytest -q -m soak
+	$(PYTHON) -m pytest -q -m 'soak or long'
 
 clients: ## every real client; fails where one is not installed
 	BGPROXY_ALL_CLIENTS=1 $(PYTHON) -m pytest -q -n0 -m '' tests/e2e/test_clients.py

@@ -273,10 +273,11 @@ def test_the_rollback_table_shows_every_fault_and_what_misses_the_bound(rollback
     )
     text = rollback.table([quick, slow])
     assert "| nothing | **5.0** | 4.0–90.0 | 7.0 |" in text
-    durations = {"switch": [5.0, 5.4, 5.2], "rollback": [5.1, 5.2, 5.3]}
-    assert "| switch | **5.20** | 5.40 | 3 |" in rollback.pairs_table(durations)
+    durations = {"switch": [5.0, 5.4, 5.2] * 200, "rollback": [5.1, 5.2, 5.3] * 200}
+    assert "| switch | **5.20** | 5.40 | 600 |" in rollback.pairs_table(durations)
     assert rollback.missed([quick], durations) == []
-    assert rollback.missed([slow], {"switch": [6.0], "rollback": [5.0]}) == [
+    assert rollback.missed([], {"switch": [6.0], "rollback": [5.0]}) == [], "too few to judge by"
+    assert rollback.missed([slow], {"switch": [6.0] * 500, "rollback": [5.0] * 500}) == [
         "disk full: 101.0 ms at the median, at most 100",
         "disk full: 1 first responses were not of the restored colour",
         "a switch takes 6.00 ms, a rollback 5.00 ms: more than a tenth apart",

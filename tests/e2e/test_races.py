@@ -44,8 +44,9 @@ def test_the_history_of_switches_is_linearizable_while_workers_and_the_superviso
     chaos(start(blue, green), supervisors=1, workers_between=2, clients=6, seed=1)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(0, marks=pytest.mark.soak), *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 5))]
+)
 def test_it_stays_linearizable_for_longer(start: Callable[..., Proxy], blue: App, green: App, seed: int) -> None:
     chaos(start(blue, green), supervisors=8, workers_between=4, clients=30, seed=seed)
 

@@ -61,8 +61,14 @@ def test_no_request_fails_when_the_supervisor_is_killed_and_another_takes_over(p
     assert not proxy.events("orphans_killed")
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("asks", [0, 1, 7])
+@pytest.mark.parametrize(
+    "asks",
+    [
+        pytest.param(0, marks=pytest.mark.soak),
+        pytest.param(1, marks=pytest.mark.long),
+        pytest.param(7, marks=pytest.mark.long),
+    ],
+)
 def test_no_request_fails_over_ten_takeovers(proxy: Proxy, asks: int) -> None:
     assert_nobody_noticed(survive(proxy, 10, asks=asks))
 

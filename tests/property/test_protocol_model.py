@@ -36,7 +36,8 @@ TWO_CRASHES = Bounds(switches=2, crashes=2, deaths=0, requests=1)
         TWO_SWITCHES,
         ONE_SWITCH_AND_A_CRASH,
         TWO_SWITCHES_AND_A_CRASH,
-        *(pytest.param(each, marks=pytest.mark.soak) for each in (LARGE, MANY_REQUESTS, TWO_CRASHES)),
+        *(pytest.param(each, marks=pytest.mark.long) for each in (LARGE, MANY_REQUESTS)),
+        pytest.param(TWO_CRASHES, marks=pytest.mark.soak),
     ],
     ids=str,
 )
