@@ -19,7 +19,7 @@ from tests.support.house import PATIENCE_S, App, Proxy, bgproxy, eventually
 from tests.support.state_files import state_file
 
 ORDERS = ("instant", "instant", "fence", "fence-writes", "rollback")
-SHORT, LONG = 3, 40  # kills
+SHORT, LONG = 3, 25  # kills
 
 
 class Switching:

@@ -105,7 +105,7 @@ def colours(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("moves", "kills"), [(7, 1), pytest.param(300, 40, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+    ("moves", "kills"), [(7, 1), pytest.param(150, 20, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 )
 def test_whatever_happens_the_log_proves_that_every_request_went_where_the_switches_say(
     house: Callable[..., Proxy], tmp_path: Path, moves: int, kills: int, record_property: Callable[[str, object], None]
