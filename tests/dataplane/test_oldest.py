@@ -21,6 +21,12 @@ def oldest(plane: Plane) -> tuple[int, int]:
 
 
 def test_it_is_the_oldest_of_requests_and_streams_of_the_colour_that_is_not_live(plane: Plane) -> None:
+    gauges = [
+        gauge + colour for gauge in (slot.IN_FLIGHT, slot.TUNNELS, slot.EVENT_STREAMS) for colour in (BLUE, GREEN)
+    ]
+    eventually(
+        lambda: not any(plane.worker.cells[gauge] for gauge in gauges), "the end of what other tests left behind"
+    )
     plane.blue.script = silent
     request_, events = plane.client(), plane.client()
     before = time.monotonic_ns()
