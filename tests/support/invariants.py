@@ -100,7 +100,9 @@ def _send(desk: Desk, pieces: Sequence[bytes], *, fin: bool, at_once: bool) -> R
 
 
 def _without_id(read: Read) -> Read:
-    return Read(read.first, tuple(f for f in read.fields if f[0] != b"x-request-id"), read.body, read.trailers)
+    """Sorted by name: fields of different names have no order (RFC 9110 5.3), those of one name keep theirs."""
+    fields = sorted((f for f in read.fields if f[0] != b"x-request-id"), key=lambda field: field[0])
+    return Read(read.first, tuple(fields), read.body, read.trailers)
 
 
 def _answers(client: DeskTransport, forwarded: Sequence[Read]) -> tuple[tuple[bytes, bytes], ...]:
