@@ -18,7 +18,7 @@ import msgspec
 
 from bgproxy import __version__
 from bgproxy.controlplane import succession
-from bgproxy.controlplane.orphans import NEXT_WORKERS_FILE, read_record
+from bgproxy.controlplane.orphans import NEXT_WORKERS_FILE, WORKERS_FILE, read_record
 from bgproxy.controlplane.succession import Failed, Go, Hello, Prepared, Serving
 from bgproxy.errors import ControlError, StoreUnavailable, SwitchInProgress, UpgradeFailed, UpgradeImpossible
 from bgproxy.shm import bequest
@@ -265,8 +265,11 @@ class Upgrade:
         self._emit("upgrade_failed", reason=why)
         if successor is not None:
             await successor.kill()
-            left = read_record(self._directory / NEXT_WORKERS_FILE, emit=self._emit)
-            self._orphans.adopt(left.workers)
+            # In the second file, where it died when it had just made the record its own.
+            files = (self._directory / name for name in (NEXT_WORKERS_FILE, WORKERS_FILE))
+            left = [worker for file in files for worker in read_record(file, emit=self._emit).workers]
+            own = self._records.own_workers()
+            self._orphans.adopt([worker for worker in left if worker not in own])
             self._notifier.main_pid(os.getpid())
             await self._journal.take_back()
             await self._records.own()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bgproxy.controlplane import upgrade as module
+from bgproxy.controlplane.orphans import NEXT_WORKERS_FILE, WORKERS_FILE, Record, Recorded, write_record
 from bgproxy.controlplane.upgrade import Program, Upgrade
 from bgproxy.errors import StoreUnavailable, SwitchInProgress, UpgradeFailed, UpgradeImpossible
 from bgproxy.shm.bequest import Bequest
@@ -67,6 +68,8 @@ class House:
     def __init__(self, directory, script: str, *, executable: str = sys.executable) -> None:
         self.emit = Recorder()
         self.said: list[str] = []
+        self.adopted: list[Recorded] = []
+        self.of_its_own: tuple[Recorded, ...] = ()
         self.changing = self.switching = self.are_pools_held = False
         self.journal = Written(self.said)
         self.lock_fd = os.open(os.devnull, os.O_RDONLY)
@@ -78,7 +81,7 @@ class House:
             sockets=Bequest,
             gate=self.gate,  # type: ignore[arg-type]
             switcher=SimpleNamespace(hold_for=self.hold_for),  # type: ignore[arg-type]
-            orphans=SimpleNamespace(adopt=lambda _: None, living=list),  # type: ignore[arg-type]
+            orphans=SimpleNamespace(adopt=self.adopted.extend, living=list),  # type: ignore[arg-type]
             records=self,  # type: ignore[arg-type]
             journal=self.journal,  # type: ignore[arg-type]
             tables=SimpleNamespace(hold_for_upgrade=self.hold_pools),  # type: ignore[arg-type]
@@ -108,8 +111,8 @@ class House:
 
         return release
 
-    def own_workers(self) -> tuple[()]:
-        return ()
+    def own_workers(self) -> tuple[Recorded, ...]:
+        return self.of_its_own
 
     async def own(self) -> None:
         self.said.append("records owned")
@@ -177,6 +180,19 @@ async def test_one_that_does_not_is_told_and_everything_is_as_it_was(house, scri
     assert not here.upgrade.is_done
     (failed,) = here.emit.of("upgrade_failed")
     assert why.partition(" of ")[0][:20] in failed["reason"]
+
+
+async def test_workers_of_one_that_failed_are_not_forgotten_wherever_it_wrote_them_down(house, tmp_path):
+    """They serve by a word of their own."""
+    here = house("say(Prepared('2.0'))\n" + GO_ON)
+    own, early, late = (Recorded(pid, 1, ("worker",)) for pid in (1, 2, 3))
+    here.of_its_own = (own,)
+    write_record(tmp_path, Record((early,)), NEXT_WORKERS_FILE)
+    write_record(tmp_path, Record((late, own)), WORKERS_FILE)
+    with pytest.raises(UpgradeFailed):
+        await here.upgrade.execute("me")
+    await released(here)
+    assert here.adopted == [early, late]
 
 
 async def test_one_that_is_not_ready_in_time_is_killed(house):
