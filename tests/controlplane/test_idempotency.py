@@ -42,7 +42,7 @@ async def test_who_asks_while_the_first_is_at_work_gets_its_answer():
     work.go.clear()
     first = asyncio.create_task(answers.once("k", "d", work))
     second = asyncio.create_task(answers.once("k", "d", work))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # a turn of the loop, in which both begin
     with pytest.raises(IdempotencyKeyReused):
         await answers.once("k", "another", work)
     first.cancel()  # its client left; the work goes on

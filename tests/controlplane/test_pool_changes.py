@@ -200,7 +200,7 @@ async def test_the_answer_waits_until_nothing_is_in_flight_there(bench):
         await bench.changes.drain(aside(1, wait=True, timeout_s=0.05))
     assert late.value.extra["remaining"] == {"in_flight": 2}
     waiting = asyncio.create_task(bench.changes.drain(aside(1, wait=True)))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # a turn of the loop, in which it begins to wait
     cells[row] = 0
     report = await waiting
     assert (report.changed, report.drain_s is not None) == (False, True)
@@ -233,7 +233,7 @@ async def test_orders_come_one_after_the_other_and_the_client_may_leave(bench):
     bench.found |= {4: "", 5: ""}
     first = asyncio.create_task(bench.changes.set(setting(GREEN, 4)))
     second = asyncio.create_task(bench.changes.set(setting(GREEN, 5)))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # a turn of the loop, in which both begin
     first.cancel()
     assert (await second).table_version == 3
     assert bench.ids(GREEN) == ["127.0.0.1:5"]

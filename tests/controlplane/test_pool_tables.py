@@ -75,7 +75,7 @@ async def test_who_waits_for_his_turn_does_not_get_it_once_an_upgrade_has_begun(
     first = asyncio.create_task(change())
     await entered.wait()
     second = asyncio.create_task(change())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # a turn of the loop, in which the second begins to wait
     leave.set()
     await first
     with pytest.raises(SwitchInProgress):

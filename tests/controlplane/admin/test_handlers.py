@@ -53,7 +53,7 @@ async def test_costly_reads_take_one_turn_of_the_loop_each():
         nonlocal turn
         while True:
             turn += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # turns of the loop are what is counted
 
     async def read() -> None:
         async with reading:
